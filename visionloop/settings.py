@@ -1,0 +1,99 @@
+"""Where the servers are: `VISIONLOOP_*` from the environment, else what `visionloop up` wrote down.
+
+Nothing is read at import; call `load_settings()`. Secrets are never values here, only paths of files that hold them.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from visionloop.errors import ConfigError
+
+PREFIX = "VISIONLOOP_"
+
+
+class Settings(BaseModel):
+    """Addresses and folders. Every field `x` is set by the variable `VISIONLOOP_X`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Path(".visionloop")
+    """Folder of everything that a run writes."""
+    projects: Path = Path("projects")
+    """Folder that holds `<name>/project.yaml`."""
+    store: str = ""
+    """Root of the object store: `s3://bucket` or `file:///folder`."""
+    s3_endpoint: str | None = None
+    """URL of an S3 server other than AWS."""
+    s3_credentials: Path | None = None
+    """AWS-style credentials file (profile `default`); unset: boto3's own chain."""
+    mlflow_url: str | None = None
+    """MLflow tracking server, `http://host:port`."""
+    ray_url: str | None = None
+    """Ray dashboard and Jobs API, `http://host:port`."""
+    ray_token: Path | None = None
+    """File with Ray's bearer token."""
+    airflow_url: str | None = None
+    """Airflow's API server, `http://host:port`."""
+    airflow_users: Path | None = None
+    """JSON file `{user: password}` of Airflow's users on this machine."""
+    endpoint_url: str | None = None
+    """The endpoint that product teams call (Envoy), `http://host:port`; HTTP/1.1 and gRPC (h2c) share the port."""
+    envoy_admin_url: str | None = None
+    """Envoy's admin interface, `http://host:port`."""
+    stable_grpc: str | None = None
+    """Triton of the stable lane, `host:port` of its gRPC."""
+    canary_grpc: str | None = None
+    """Triton of the canary lane, `host:port` of its gRPC."""
+    model_repository: Path | None = None
+    """Folder with one Triton model repository per lane: `<lane>/<model>/config.pbtxt`."""
+    routes: Path | None = None
+    """Folder that Envoy watches for clusters and routes."""
+    capture_url: str | None = None
+    """The capture service's health and counters, `http://host:port`."""
+
+    def need(self, field: str) -> str:
+        """Return the value of `field` as text, or raise ConfigError that says how to set it."""
+        value = getattr(self, field)
+        if value in (None, ""):
+            raise ConfigError(
+                f"{PREFIX}{field.upper()} is not set and no embedded stack runs in {self.home}: "
+                "start one with `visionloop up`, or set the variable"
+            )
+        return str(value)
+
+
+def env_file(home: Path) -> Path:
+    """The file in which the embedded stack writes the addresses it chose (`KEY=value` lines, no secrets)."""
+    return home / "stack" / "env"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `VISIONLOOP_*`; variables win over the embedded stack's file. Raises ConfigError for an unknown name."""
+    source = os.environ if environ is None else environ
+    given = {k[len(PREFIX) :].lower(): v for k, v in source.items() if k.startswith(PREFIX) and v}
+    home = Path(given.get("home", Settings.model_fields["home"].default)).absolute()
+    values = {**_read_env_file(env_file(home)), **given, "home": home}
+    values["projects"] = Path(values.get("projects", Settings.model_fields["projects"].default)).absolute()
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        names = ", ".join(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"the environment has settings that visionloop does not know or cannot read: {names}") from None
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The variables that give another process the same settings."""
+    dumped = settings.model_dump(mode="json", exclude_none=True)
+    return {PREFIX + key.upper(): str(value) for key, value in dumped.items() if value != ""}
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.partition("=") for line in lines if line.startswith(PREFIX))
+    return {key[len(PREFIX) :].lower(): value for key, _, value in pairs}
