@@ -1,4 +1,4 @@
-"""The error tree: every fault that a user can mend is one of these, and says what was expected, found, and to do next."""
+"""The error tree: each fault that a user can mend is one of these, and says what was expected, found, and to do."""
 
 
 class VisionLoopError(Exception):

@@ -74,14 +74,16 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read `VISIONLOOP_*`; variables win over the embedded stack's file. Raises ConfigError for an unknown name."""
     source = os.environ if environ is None else environ
     given = {k[len(PREFIX) :].lower(): v for k, v in source.items() if k.startswith(PREFIX) and v}
-    home = Path(given.get("home", Settings.model_fields["home"].default)).absolute()
-    values = {**_read_env_file(env_file(home)), **given, "home": home}
-    values["projects"] = Path(values.get("projects", Settings.model_fields["projects"].default)).absolute()
+    home = Path(given.get("home", ".visionloop")).absolute()
+    values: dict[str, str | Path] = {**_read_env_file(env_file(home)), **given, "home": home}
+    values["projects"] = Path(values.get("projects", "projects")).absolute()
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         names = ", ".join(f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"the environment has settings that visionloop does not know or cannot read: {names}") from None
+        raise ConfigError(
+            f"the environment has settings that visionloop does not know or cannot read: {names}"
+        ) from None
 
 
 def to_environ(settings: Settings) -> dict[str, str]:

@@ -1,0 +1,383 @@
+"""project.yaml -> a typed, validated `Project`: the one file that a team writes, and every field that it may have.
+
+Light on purpose (pydantic and yaml): DAG files parse it. Errors give file, line, what was expected, what was found,
+and the nearest key.
+"""
+
+import difflib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from visionloop import layout
+from visionloop.errors import ConfigError
+from visionloop.records import digest
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=layout.NAME.pattern, max_length=64)]
+
+
+class Section(BaseModel):
+    """A part of the project file: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageShape(Section):
+    """Size in pixels and channels (1 grey, 3 RGB) of what the model sees; other sizes are resized on the way in."""
+
+    height: int = Field(ge=8, le=1024)
+    width: int = Field(ge=8, le=1024)
+    channels: Literal[1, 3] = 3
+
+
+class Task(Section):
+    """What the model answers."""
+
+    kind: Literal["classification"] = "classification"
+    classes: list[str] = Field(min_length=2, max_length=10_000)
+    """Names in the order of the model's outputs; never reorder them once a model is released."""
+    image: ImageShape
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: list[str]) -> list[str]:
+        twice = sorted({name for name in classes if classes.count(name) > 1})
+        if twice:
+            raise ValueError(f"class names must differ, these stand more than once: {', '.join(twice)}")
+        return classes
+
+
+class Splits(Section):
+    """Shares of the samples; what is left of train and validation is the frozen test split."""
+
+    train: float = Field(0.8, gt=0.0, lt=1.0)
+    validation: float = Field(0.05, gt=0.0, lt=1.0)
+    salt: str = ""
+    """Part of the hash that assigns a sample; changing it moves samples between splits, so never do."""
+    group_by: str | None = None
+    """Metadata column whose equal values stay in one split (a patient, a camera, a scene); unset: each sample alone."""
+
+    @model_validator(mode="after")
+    def _leaves_a_test_split(self) -> "Splits":
+        if self.train + self.validation >= 1.0:
+            raise ValueError(f"train {self.train} + validation {self.validation} leave no test split: sum below 1")
+        return self
+
+
+class Contract(Section):
+    """What a batch must be. `error` checks refuse the batch; the others quarantine single samples."""
+
+    min_samples: int = Field(1, ge=1)
+    """A smaller batch is refused."""
+    min_side: int = Field(8, ge=1)
+    """Pixels; a smaller image is quarantined."""
+    max_side: int = Field(8192, ge=1)
+    """Pixels; a larger image is quarantined before it is decoded."""
+    brightness: tuple[float, float] = (0.0, 255.0)
+    """Allowed range of the mean grey value, 0 to 255."""
+    max_class_share: Share = 1.0
+    """A batch in which one class has a larger share is refused."""
+    max_quarantine_share: Share = 0.2
+    """A batch of which more would be quarantined is refused whole."""
+
+
+class Data(Section):
+    """How batches arrive and what is made of them."""
+
+    format: Literal["auto", "folder", "idx"] = "auto"
+    splits: Splits = Splits()
+    contract: Contract = Contract()
+
+
+class Training(Section):
+    """How a model is trained."""
+
+    start: Literal["every_snapshot", "when_requested"] = "when_requested"
+    """`when_requested`: the first snapshot, then only for a retrain request with samples newer than the champion's."""
+    backbone: str = "small_cnn"
+    """`small_cnn` (157k parameters, for small images) or the name of a timm model."""
+    pretrained: Path | None = None
+    """A safetensors file of weights for the backbone, relative to the project file."""
+    epochs: int = Field(3, ge=1, le=10_000)
+    batch_size: int = Field(256, ge=1)
+    """Global: divided among the workers."""
+    learning_rate: float = Field(4e-3, gt=0.0)
+    weight_decay: float = Field(0.01, ge=0.0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 where the processor has it, else fp32."""
+    channels_last: bool = True
+    augment: list[Literal["flip", "shift", "erase"]] = ["flip", "shift"]
+    workers: int = Field(1, ge=1, le=1024)
+    cpus_per_worker: float = Field(1.0, gt=0.0)
+    gpus_per_worker: float = Field(0.0, ge=0.0)
+    max_failures: int = Field(2, ge=0)
+    """How often Ray restarts the workers from the last checkpoint before the run fails."""
+    checkpoint_every_epochs: int = Field(1, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Training":
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by workers {self.workers}")
+        return self
+
+
+class Scenario(Section):
+    """A slice of the test samples or a corruption of them, with a metric and a bar."""
+
+    name: Name
+    metric: Literal["accuracy", "f1_macro", "worst_class_recall"] = "accuracy"
+    severity: Literal["critical", "major", "info"] = "major"
+    where: dict[str, str] = {}
+    """Only samples whose columns (`label`, `batch`, or a metadata column) have these values; empty: all."""
+    corruption: Literal["none", "gaussian_noise", "defocus", "low_light"] = "none"
+    corruption_severity: int = Field(3, ge=1, le=5)
+    at_least: Share | None = None
+    """Absolute bar on the lower end of the challenger's interval's point value."""
+    not_worse_by: Share | None = None
+    """Bar relative to the champion: the loss may not be larger than this, with 95 % confidence."""
+    min_samples: int = Field(30, ge=1)
+    """With fewer samples the outcome is `too_few`, which is never a pass for a critical scenario."""
+
+
+class Suite(Section):
+    """The scenarios that a challenger must stand."""
+
+    scenarios: list[Scenario] = Field(min_length=1)
+    max_test_samples: int = Field(10_000, ge=100)
+    """A stratified, seeded sample of the test split when there are more."""
+
+    @field_validator("scenarios")
+    @classmethod
+    def _distinct(cls, scenarios: list[Scenario]) -> list[Scenario]:
+        names = [scenario.name for scenario in scenarios]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"scenario names must differ, these stand more than once: {', '.join(twice)}")
+        return scenarios
+
+
+class Gate(Section):
+    """What the gate asks beyond the scenarios' own bars."""
+
+    max_failed_major: int = Field(0, ge=0)
+    """How many `major` scenarios may fail. A critical one never may."""
+    must_improve: bool = True
+    """With a champion: better on at least one critical or major scenario, with 95 % confidence."""
+
+
+class Serving(Section):
+    """How Triton runs the model."""
+
+    max_batch_size: int = Field(64, ge=1, le=1024)
+    instances: int = Field(1, ge=1, le=64)
+    threads: int = Field(1, ge=1, le=64)
+    """intra_op_thread_count of each instance."""
+    queue_delay_us: int = Field(0, ge=0)
+    timeout_ms: int = Field(5_000, ge=1)
+    """Envoy's time-out of a request."""
+
+
+class Release(Section):
+    """Who lets a candidate go, and in which steps it takes over."""
+
+    approval: Literal["required", "automatic"] = "required"
+    approvers: list[str] = []
+    """Airflow users who may decide."""
+    approval_timeout_hours: float = Field(72.0, gt=0.0)
+    """Nobody decided: rejected."""
+    canary_percent: list[int] = [10, 50]
+    """Envoy's weights of the canary lane, one step each."""
+    step_requests: int = Field(200, ge=20)
+    """Requests that each step must have seen in the canary lane."""
+    max_error_rate: Share = 0.01
+    max_disagreement: Share = 0.01
+    """Share of answers that may differ from those recorded offline for the lane's own model."""
+    max_latency_ratio: float = Field(3.0, gt=1.0)
+    """p95 of the canary over p95 of the stable lane."""
+
+    @model_validator(mode="after")
+    def _somebody_decides(self) -> "Release":
+        if self.approval == "required" and not self.approvers:
+            raise ValueError("approval is required, so name at least one Airflow user under approvers")
+        if not self.canary_percent or any(not 0 < percent <= 100 for percent in self.canary_percent):
+            raise ValueError("canary_percent needs at least one step, each from 1 to 100")
+        return self
+
+
+class Monitoring(Section):
+    """What is captured, when that is drift, and when drift is worth a retraining."""
+
+    capture_percent: float = Field(100.0, ge=0.0, le=100.0)
+    """Share of the requests that Envoy hands to the capture service."""
+    capture_images: Share = 1.0
+    """Share of the captured requests whose images are kept."""
+    window_samples: int = Field(1_000, ge=100)
+    """A window closes when it has this many captured samples."""
+    drift_share: Share = 0.3
+    """Share of drifted columns in a view that makes the view drifted."""
+    significance: float = Field(0.05, gt=0.0, lt=1.0)
+    """Of each view's tests together (Bonferroni)."""
+    min_views: int = Field(2, ge=1, le=3)
+    """A window is drifted when at least this many of the three views (image, embedding, prediction) are."""
+    cooldown_minutes: float = Field(60.0, ge=0.0)
+    """No new retrain request for this long after the last release."""
+
+
+class Schedule(Section):
+    """When the DAGs start by themselves, and how often a task is tried again."""
+
+    data: str | None = "@hourly"
+    """Cron expression, Airflow preset, or a period such as `30s`, `10m`; null: by hand."""
+    monitor: str | None = "@hourly"
+    retries: int = Field(2, ge=0)
+    retry_delay_seconds: float = Field(15.0, ge=0.0)
+    pool: str = "default_pool"
+
+    @field_validator("data", "monitor")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is None or value.startswith("@") or len(value.split()) == 5 or period_seconds(value):
+            return value
+        raise ValueError("expected a cron expression, a preset such as @hourly, or a period such as 30s, 10m, 2h")
+
+
+class Project(Section):
+    """One model line: its data, task, training, suite, release and monitoring policy."""
+
+    project: Name
+    description: str = ""
+    task: Task
+    data: Data = Data()
+    training: Training = Training()
+    suite: Suite
+    gate: Gate = Gate()
+    serving: Serving = Serving()
+    release: Release
+    monitoring: Monitoring = Monitoring()
+    schedule: Schedule = Schedule()
+
+    @property
+    def name(self) -> str:
+        """The project's name, which is the model's name in the registry and in Triton too."""
+        return self.project
+
+    def config_digest(self, *sections: str) -> str:
+        """SHA-256 of these sections (`"task"`, `"training"`, ...): what decided a record, and nothing else."""
+        return digest({name: getattr(self, name).model_dump(mode="json") for name in sections})
+
+
+def period_seconds(text: str) -> float | None:
+    """Seconds of a period such as `30s`, `10m`, `2h`; None when the text is something else."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        return float(text[:-1]) * unit if unit and float(text[:-1]) > 0 else None
+    except ValueError:
+        return None
+
+
+def project_file(projects: Path, name: str) -> Path:
+    """Where the project's file lies; raises ConfigError with the names that exist."""
+    path = projects / layout.checked(name) / "project.yaml"
+    if not path.is_file():
+        known = sorted(found.parent.name for found in projects.glob("*/project.yaml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"no project {name}: {path} does not exist (known: {', '.join(known) or 'none'}){hint}")
+    return path
+
+
+def load_project(path: Path) -> Project:
+    """Read and check a project file. Raises ConfigError with one line per fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return parse_project(text, path)
+
+
+@lru_cache(maxsize=256)
+def parse_project(text: str, path: Path) -> Project:
+    """Check the text of a project file; `path` only names it in errors."""
+    try:
+        root = yaml.compose(text, Loader=_LOADER)
+        value = yaml.load(text, Loader=_LOADER)  # noqa: S506 (a safe loader, in C where there is one)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: this is no YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}:1: expected a mapping with the key `project`, found {_shown(value)}")
+    try:
+        return Project.model_validate(value)
+    except ValidationError as error:
+        faults = [_explained(fault, root, path) for fault in error.errors()]
+        raise ConfigError("\n".join(faults)) from None
+
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _explained(fault: ErrorDetails, root: yaml.Node | None, path: Path) -> str:
+    place = [part for part in fault["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    line = _line(root, place)
+    dotted = ".".join(map(str, place)) or "the file"
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        return f"{path}:{line}: found unknown key `{dotted}`, expected one of {', '.join(known)}{hint}"
+    if fault["type"] == "missing":
+        return f"{path}:{line}: expected the key `{dotted}`, found nothing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{path}:{line}: {dotted}: {message}, found {_shown(fault['input'])}"
+
+
+def _line(node: yaml.Node | None, place: list[int | str]) -> int:
+    """1-based line of the deepest part of `place` that the file has."""
+    line = 1
+    for part in place:
+        key, node = _child(node, part)
+        if key is None:
+            break
+        line = key.start_mark.line + 1
+    return line
+
+
+def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, yaml.Node | None]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return key, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part]
+    return None, None
+
+
+def _keys_at(place: list[int | str]) -> list[str]:
+    kind: Any = Project
+    for part in place:
+        if isinstance(part, str):
+            kind = kind.model_fields[part].annotation
+        kind = next(iter(_models(kind)), None)
+        if kind is None:
+            return []
+    return sorted(kind.model_fields)
+
+
+def _models(kind: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for argument in getattr(kind, "__args__", ()):
+        yield from _models(argument)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

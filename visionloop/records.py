@@ -1,0 +1,390 @@
+"""The frozen outputs of the stages: JSON in, JSON out, written once, passed between tasks by URI.
+
+A record's id is a digest of what it was made from (`record_id`), so the same inputs give the same record, and a
+stage that is run twice finds its first answer. Times are UTC; every URI points into the project's object store.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@lru_cache(maxsize=1)
+def code_revision() -> str:
+    """The image's `CODE_REVISION`, else git's revision of this tree, else the package's version."""
+    from visionloop import __version__
+
+    baked = os.environ.get("CODE_REVISION")
+    if baked:
+        return baked
+    root = Path(__file__).resolve().parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return __version__
+    return found.stdout.strip() or __version__
+
+
+class Frozen(BaseModel):
+    """A part of a record: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Record(Frozen):
+    """What every record carries."""
+
+    kind: ClassVar[str]
+    schema_version: Literal[1] = 1
+    id: str
+    project: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    inputs: dict[str, str] = {}
+    """Role -> URI of each record or object that this one was made from."""
+    input_digests: dict[str, str] = {}
+    """Role -> SHA-256 of that input's bytes."""
+    config_digest: str = ""
+    """SHA-256 of the part of the project file that decided the result."""
+    code_revision: str = Field(default_factory=code_revision)
+    seed: int | None = None
+
+
+class Ingest(Record):
+    """One batch read from the incoming prefix into a table: a row per delivered file, decodable or not."""
+
+    kind: ClassVar[str] = "ingest"
+    batch: str
+    format: str
+    table_uri: str
+    delivered: int
+    decoded: int
+    undecodable: dict[str, int] = {}
+    """Reason -> count of files that are no image."""
+
+
+class Check(Frozen):
+    """One expectation of the contract, as Great Expectations judged it."""
+
+    name: str
+    severity: Literal["error", "quarantine", "warn"]
+    passed: bool
+    observed: str
+    expected: str
+    failed_samples: int = 0
+
+
+class Validation(Record):
+    """The contract's verdict on a batch. accepted + quarantined = delivered; a refused batch accepts nothing."""
+
+    kind: ClassVar[str] = "validation"
+    batch: str
+    outcome: Literal["accepted", "refused"]
+    delivered: int
+    accepted: int
+    quarantined: int
+    reasons: dict[str, int] = {}
+    """Reason -> count of quarantined samples."""
+    checks: list[Check] = []
+    verdict_uri: str
+    """Table of `sample_id`, `accepted`, `reason`."""
+    report_uri: str
+    """Great Expectations' page."""
+
+
+class Snapshot(Record):
+    """An immutable version of the project's dataset."""
+
+    kind: ClassVar[str] = "snapshot"
+    dataset_uri: str
+    version: int
+    """Lance version."""
+    tag: str
+    batches: list[str]
+    """All batches in it, oldest first."""
+    samples: int
+    added: int
+    """Samples that the newest batch brought (those known before are not counted again)."""
+    splits: dict[str, int]
+    classes: dict[str, int]
+
+
+class TrainingRun(Record):
+    """A trained model, before anybody judged it."""
+
+    kind: ClassVar[str] = "training_run"
+    snapshot: str
+    """Snapshot id."""
+    retrain_request: str | None = None
+    """Id of the trigger decision that asked for it."""
+    mlflow_run_id: str
+    checkpoint_uri: str
+    checkpoint_sha256: str
+    epochs: int
+    samples_seen: int
+    workers: int
+    device: str
+    precision: str
+    seconds: float
+    metrics: dict[str, float]
+
+
+class Interval(Frozen):
+    """A figure with its 95 % confidence interval and the number of samples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class ScenarioResult(Frozen):
+    """One scenario of the suite, for challenger and champion on the same samples."""
+
+    name: str
+    metric: str
+    severity: Literal["critical", "major", "info"]
+    bar: float | None
+    bar_kind: Literal["at_least", "not_worse_than_champion", "none"]
+    margin: float = 0.0
+    """How far below the champion the challenger may be (same unit as the metric)."""
+    challenger: Interval
+    champion: Interval | None = None
+    difference: Interval | None = None
+    """Challenger minus champion on the same samples (paired)."""
+    outcome: Literal["passed", "failed", "too_few"]
+    samples_needed: int = 0
+
+
+class Evaluation(Record):
+    """Champion and challenger on the frozen test split, scenario by scenario."""
+
+    kind: ClassVar[str] = "evaluation"
+    snapshot: str
+    training_run: str
+    champion: str | None
+    """Candidate id of the champion, None at the first release."""
+    test_samples: int
+    scenarios: list[ScenarioResult]
+    page_uri: str
+
+
+class GateDecision(Record):
+    """May this model be packaged? With reasons, the most important first."""
+
+    kind: ClassVar[str] = "gate_decision"
+    evaluation: str
+    outcome: Literal["passed", "rejected"]
+    reasons: list[str]
+
+
+class Artifact(Frozen):
+    """A file that a record vouches for."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class Parity(Frozen):
+    """ONNX against PyTorch on real samples: differences of probabilities, and how many decisions differ."""
+
+    samples: int
+    max_abs_difference: float
+    p99_abs_difference: float
+    disagreements: int
+
+
+class Candidate(Record):
+    """A packaged model that passed the gate and awaits approval."""
+
+    kind: ClassVar[str] = "candidate"
+    training_run: str
+    evaluation: str
+    gate_decision: str
+    snapshot: str
+    model_name: str
+    """Name in the registry and in Triton."""
+    version: int
+    """Version in the registry and in Triton."""
+    model_sha256: str
+    """Digest of `model.onnx`: what an approval and a release are about."""
+    artifacts: dict[str, Artifact]
+    """`model.onnx`, `config.pbtxt`, `golden.npz` (images and the answers expected for them)."""
+    classes: list[str]
+    image_shape: tuple[int, int, int]
+    """Height, width, channels of the uint8 input."""
+    parity: Parity
+
+
+class Approval(Record):
+    """Who let a candidate go, or did not, and why."""
+
+    kind: ClassVar[str] = "approval"
+    candidate: str
+    model_sha256: str
+    decision: Literal["approved", "rejected"]
+    mode: Literal["human", "automatic"]
+    by: str
+    reason: str
+
+
+class LaneEvidence(Frozen):
+    """What one lane did during a step of the canary."""
+
+    lane: Literal["stable", "canary"]
+    requests: int
+    errors: int
+    disagreements: int
+    """Answers that differ from the ones recorded offline for that lane's model."""
+    latency_p50_ms: float
+    latency_p95_ms: float
+
+
+class CanaryStep(Frozen):
+    """One weight of the rollout and what it showed."""
+
+    canary_percent: int
+    lanes: list[LaneEvidence]
+    outcome: Literal["passed", "failed"]
+    reason: str
+
+
+class Release(Record):
+    """An approved candidate's way through the canary, and where it ended."""
+
+    kind: ClassVar[str] = "release"
+    candidate: str
+    approval: str
+    version: int
+    model_sha256: str
+    previous_version: int | None
+    steps: list[CanaryStep]
+    outcome: Literal["promoted", "rolled_back", "rejected"]
+    reason: str
+
+
+class Window(Record):
+    """Recent production traffic of one model version."""
+
+    kind: ClassVar[str] = "window"
+    candidate: str
+    version: int
+    first_at: datetime
+    last_at: datetime
+    samples: int
+    table_uri: str
+    """Parquet: request id, time, lane, image, probabilities, image properties, embedding."""
+    captures: list[str]
+    """Keys of the capture files that it holds, so that no capture counts twice."""
+
+
+class DriftView(Frozen):
+    """One way of looking at the change between reference and window."""
+
+    name: Literal["image", "embedding", "prediction"]
+    columns: int
+    drifted_columns: int
+    share: float
+    threshold: float
+    drifted: bool
+    scores: dict[str, float]
+    """Column -> score of the test that was used."""
+    detail: str
+
+
+class DriftReport(Record):
+    """Reference against window, in several views."""
+
+    kind: ClassVar[str] = "drift_report"
+    window: str
+    candidate: str
+    reference_samples: int
+    window_samples: int
+    views: list[DriftView]
+    drifted: bool
+    html_uri: str
+    json_uri: str
+
+
+class TriggerDecision(Record):
+    """Does the loop have to turn? With reasons; `retrain` is the retrain request."""
+
+    kind: ClassVar[str] = "trigger_decision"
+    drift_report: str
+    candidate: str
+    action: Literal["none", "retrain"]
+    reasons: list[str]
+
+
+class RetrainState(Frozen):
+    """State document `retrain`: the one open retrain request of a project, if any."""
+
+    request: str | None = None
+    """URI of the `TriggerDecision` that is open."""
+    opened_at: datetime | None = None
+    closed_at: datetime | None = None
+    closed_by: str | None = None
+    """URI of the release that answered the last request."""
+
+
+class RolloutState(Frozen):
+    """State document `rollout`: how far the release in progress has come; any process may be killed and another go on."""
+
+    candidate: str | None = None
+    """URI of the candidate that is being rolled out, None when nothing is in progress."""
+    approval: str | None = None
+    phase: Literal["idle", "preflight", "canary", "promoting"] = "idle"
+    canary_percent: int = 0
+    steps: list[CanaryStep] = []
+    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+RECORD_TYPES: dict[str, type[Record]] = {
+    record.kind: record
+    for record in (
+        Ingest,
+        Validation,
+        Snapshot,
+        TrainingRun,
+        Evaluation,
+        GateDecision,
+        Candidate,
+        Approval,
+        Release,
+        Window,
+        DriftReport,
+        TriggerDecision,
+    )
+}
+
+
+def record_id(kind: str, project: str, /, **made_from: Any) -> str:
+    """16 hex digits that name a record by what it is made from (JSON-able values; order of keys is irrelevant)."""
+    return digest({"kind": kind, "project": project, **made_from})[:16]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form (sorted keys, no white space)."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_jsonable)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
