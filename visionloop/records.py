@@ -341,7 +341,7 @@ class RetrainState(Frozen):
 
 
 class RolloutState(Frozen):
-    """State document `rollout`: how far the release in progress has come; any process may be killed and another go on."""
+    """State document `rollout`: how far the release in progress has come, so that another process can go on."""
 
     candidate: str | None = None
     """URI of the candidate that is being rolled out, None when nothing is in progress."""
