@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 from visionloop.errors import VisionLoopError
 from visionloop.project import Project, load_project, project_file
@@ -81,7 +81,7 @@ def _call(target: str, project: Project, inputs: dict[str, Any], stores: Stores,
     module_name, _, function_name = target.partition(":")
     module = import_module(module_name)
     function: Callable[..., Any] = getattr(module, function_name)
-    kind = function.__annotations__["inputs"]
+    kind = get_type_hints(function)["inputs"]
     return function(project, kind.model_validate(inputs), stores, **options)
 
 

@@ -312,6 +312,9 @@ def parse_project(text: str, path: Path) -> Project:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         raise ConfigError(f"{path}:{line}: this is no YAML: {getattr(error, 'problem', error)}") from None
+    twice = _doubled(root)
+    if twice is not None:
+        raise ConfigError(f"{path}:{twice.start_mark.line + 1}: key `{twice.value}` stands twice, expected it once")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1: expected a mapping with the key `project`, found {_shown(value)}")
     try:
@@ -322,6 +325,22 @@ def parse_project(text: str, path: Path) -> Project:
 
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _doubled(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The first key that stands twice in one mapping: YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    return key
+                seen.add(key.value)
+            if (found := _doubled(value)) is not None:
+                return found
+    if isinstance(node, yaml.SequenceNode):
+        return next((found for item in node.value if (found := _doubled(item)) is not None), None)
+    return None
 
 
 def _explained(fault: ErrorDetails, root: yaml.Node | None, path: Path) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 CHUNK_BYTES = 1 << 20
+TRIES = 12
+"""With boto3's back-off these ride out about a minute without the server."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,8 @@ class S3Objects(_Addressed):
         import boto3
         from botocore.config import Config
 
-        # Twelve tries with back-off ride out about a minute without the server.
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": 12},
+            retries={"mode": "standard", "total_max_attempts": TRIES},
             connect_timeout=3,
             read_timeout=60,
             max_pool_connections=32,

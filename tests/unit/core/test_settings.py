@@ -1,0 +1,28 @@
+"""Settings: the environment wins over what `visionloop up` wrote, and unknown names are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from visionloop.errors import ConfigError
+from visionloop.settings import env_file, load_settings, to_environ
+
+
+def test_the_environment_wins_over_the_stack_s_file(tmp_path: Path) -> None:
+    env_file(tmp_path).parent.mkdir(parents=True)
+    env_file(tmp_path).write_text("VISIONLOOP_STORE=s3://from-file\nVISIONLOOP_MLFLOW_URL=http://m\nOTHER=x\n")
+    settings = load_settings({"VISIONLOOP_HOME": str(tmp_path), "VISIONLOOP_STORE": "s3://from-environment"})
+    assert settings.store == "s3://from-environment"
+    assert settings.mlflow_url == "http://m"
+    assert load_settings(to_environ(settings)) == settings
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    with pytest.raises(ConfigError, match="VISIONLOOP_STROE"):
+        load_settings({"VISIONLOOP_STROE": "s3://x"})
+
+
+def test_nothing_set_is_fine_until_it_is_needed(tmp_path: Path) -> None:
+    settings = load_settings({"VISIONLOOP_HOME": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"VISIONLOOP_RAY_URL is not set.*`visionloop up`"):
+        settings.need("ray_url")
