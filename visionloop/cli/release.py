@@ -1,0 +1,60 @@
+"""`visionloop approve | reject | rollback`: who decides on a release, from the command line."""
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from visionloop.project import Project, load_project, project_file
+from visionloop.settings import Settings, load_settings
+
+User = Annotated[str | None, typer.Option("--as", help="Airflow user [the project's first approver]")]
+Reason = Annotated[str, typer.Option(help="why; kept in the record")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(epilog='Example: visionloop approve fashion --reason "better in the dark"')(approve)
+    app.command(epilog='Example: visionloop reject fashion --reason "worse on shirts"')(reject)
+    app.command(epilog='Example: visionloop rollback fashion --to 3 --reason "complaints since noon"')(rollback)
+
+
+def approve(project: str, reason: Reason, user: User = None) -> None:
+    """Approve the candidate that waits, as one of the project's approvers."""
+    _answer(project, "Approve", reason, user)
+
+
+def reject(project: str, reason: Reason, user: User = None) -> None:
+    """Reject the candidate that waits; the champion stays."""
+    _answer(project, "Reject", reason, user)
+
+
+def rollback(
+    project: str,
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(help="version [the one before]")] = None,
+) -> None:
+    """Serve an earlier released version again."""
+    from visionloop.stages.release import RollbackInputs
+    from visionloop.stages.release import rollback as run
+    from visionloop.stores import connect
+
+    loaded, settings = _load(project)
+    inputs = RollbackInputs(to_version=to, by=getpass.getuser(), reason=reason)
+    release = run(loaded, inputs, connect(settings))
+    typer.echo(f"{project} serves version {release.version} again: {release.reason}")
+
+
+def _answer(project: str, choice: str, reason: str, user: str | None) -> None:
+    from visionloop.stores.airflow import open_airflow
+
+    loaded, settings = _load(project)
+    answered = open_airflow(settings).answer(
+        loaded.name, user=user or loaded.release.approvers[0], decision=choice, reason=reason
+    )
+    typer.echo(f"{choice.lower()}ed {answered}" if choice == "Reject" else f"approved {answered}")
+
+
+def _load(project: str) -> tuple[Project, Settings]:
+    settings = load_settings()
+    return load_project(project_file(settings.projects, project)), settings

@@ -1,0 +1,98 @@
+"""`visionloop up | down | status | logs | doctor`: the embedded servers."""
+
+import collections
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from visionloop import stack
+from visionloop.errors import StackError
+from visionloop.settings import load_settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Names = Annotated[list[str] | None, typer.Option(help="services, repeatable")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command(epilog="Example: visionloop up")(up)
+    app.command(epilog="Example: visionloop down")(down)
+    app.command(epilog="Example: visionloop status --json")(status)
+    app.command(epilog="Example: visionloop logs ray --lines 50 --follow")(logs)
+    app.command(epilog="Example: visionloop doctor")(doctor)
+
+
+def up(only: Names = None, without: Names = None, as_json: AsJson = False) -> None:
+    """Start the embedded servers and wait until each is healthy; harmless when they run."""
+    console = Console(stderr=True)
+    found = stack.up(load_settings(), only=only, without=tuple(without or ()), on_event=console.print)
+    _show(found, as_json)
+
+
+def down() -> None:
+    """Stop the embedded servers; data stay."""
+    stack.down(load_settings())
+    typer.echo("stopped; the data stay, `visionloop up` goes on with them")
+
+
+def status(as_json: AsJson = False) -> None:
+    """What runs, where, in which version, with how much memory; exit code 1 when something that should run doesn't."""
+    found = stack.status(load_settings())
+    _show(found, as_json)
+    if any(service.state not in {"healthy", "stopped"} for service in found.services):
+        raise typer.Exit(1)
+
+
+def logs(
+    service: str,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0)] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+) -> None:
+    """The end of a service's log."""
+    path = stack.log_path(load_settings(), service)
+    if not path.is_file():
+        raise StackError(f"{service} has not logged yet: {path} does not exist")
+    with path.open(errors="replace") as stream:
+        typer.echo("".join(collections.deque(stream, maxlen=lines)), nl=False)
+        while follow:
+            typer.echo(stream.readline(), nl=False) if _grew(stream.tell(), path) else time.sleep(0.2)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Can this machine run the embedded servers? Exit code 1 when not, with what to do."""
+    checks = stack.doctor(load_settings())
+    if as_json:
+        typer.echo("[" + ",".join(check.model_dump_json() for check in checks) + "]")
+    else:
+        for check in checks:
+            mark = "ok  " if check.ok else "FAIL"
+            typer.echo(f"{mark} {check.name}: {check.found}" + (f" -> {check.advice}" if check.advice else ""))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+def _grew(position: int, path: Path) -> bool:
+    return path.stat().st_size > position
+
+
+def _show(found: stack.StackStatus, as_json: bool) -> None:
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+        return
+    table = Table("service", "state", "address", "version", "MiB", "restarts", "reason")
+    for service in found.services:
+        color = {"healthy": "green", "stopped": "dim"}.get(service.state, "red")
+        table.add_row(
+            service.name,
+            f"[{color}]{service.state}[/]",
+            service.address or "",
+            service.version or "",
+            f"{service.rss_mb:.0f}" if service.rss_mb else "",
+            str(service.restarts or ""),
+            service.reason or "",
+        )
+    Console().print(table)
