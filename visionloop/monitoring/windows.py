@@ -1,0 +1,80 @@
+"""Which captured files make the next window: oldest first, of one model version, none counted twice. Pure and light.
+
+A capture's key says all that is needed: `.../version=V/lane=L/hour=YYYYMMDDHH/<utc ms>-<uuid>-n<rows>.parquet`.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from math import ceil
+
+from visionloop.errors import DataError
+
+KEY = re.compile(
+    r"version=(?P<version>\d+)/lane=(?P<lane>[a-z]+)/hour=\d{10}/(?P<at_ms>\d+)-(?P<unique>[0-9a-fA-F-]+)-n(?P<rows>\d+)\.parquet$"
+)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One captured file, as its key describes it."""
+
+    key: str
+    version: int
+    lane: str
+    at_ms: int
+    """UTC, milliseconds since 1970."""
+    rows: int
+
+
+def parse_capture(key: str) -> Capture | None:
+    """Read a capture's key; None for an object that is no capture (a file still being written, a foreign one)."""
+    found = KEY.search(key)
+    if not found:
+        return None
+    return Capture(key, int(found["version"]), found["lane"], int(found["at_ms"]), int(found["rows"]))
+
+
+def next_window(
+    keys: Iterable[str], *, consumed: Collection[str], version: int, window_samples: int, image_share: float
+) -> list[str]:
+    """Keys of the next window, oldest first; empty while too few samples lie there.
+
+    `image_share` is the share of captured rows that keep their image: only those can be compared, so a window asks
+    for `window_samples / image_share` rows. Captures of other versions, and those in `consumed`, are left out.
+    """
+    if image_share <= 0.0:
+        return []
+    wanted = ceil(window_samples / image_share)
+    taken: list[str] = []
+    rows = 0
+    for capture in _waiting(keys, consumed, version):
+        taken.append(capture.key)
+        rows += capture.rows
+        if rows >= wanted:
+            return taken
+    return []
+
+
+def rows_waiting(keys: Iterable[str], *, consumed: Collection[str], version: int) -> int:
+    """Rows of this version that no window has counted yet."""
+    return sum(capture.rows for capture in _waiting(keys, consumed, version))
+
+
+def common_version(keys: Iterable[str]) -> int:
+    """The one model version that all captures are of. Raises DataError for none, several, or a key that is none."""
+    captures = {key: parse_capture(key) for key in keys}
+    strange = sorted(key for key, capture in captures.items() if capture is None)
+    if strange:
+        raise DataError(f"{strange[0]} is no capture: expected .../version=V/lane=L/hour=H/<ms>-<id>-n<rows>.parquet")
+    versions = sorted({capture.version for capture in captures.values() if capture})
+    if len(versions) != 1:
+        raise DataError(f"a window holds captures of exactly one model version, found {versions or 'no capture'}")
+    return versions[0]
+
+
+def _waiting(keys: Iterable[str], consumed: Collection[str], version: int) -> list[Capture]:
+    seen = frozenset(consumed)
+    captures = (parse_capture(key) for key in keys if key not in seen)
+    mine = (capture for capture in captures if capture and capture.version == version and capture.rows > 0)
+    return sorted(mine, key=lambda capture: (capture.at_ms, capture.key))
