@@ -21,15 +21,15 @@ def reason_of(record: Any) -> str:
 class StageTask(BaseOperator, SkipMixin):
     """A task that ends with a stage's result.
 
-    :param goes_on_with: outcomes after which the run goes on; None: any. After another outcome a task with an outlet is
+    :param goes_on_with: outcomes after which the run goes on (None among them: a stage that has none yet). After another outcome a task with an outlet is
         skipped, because a skipped task emits no asset event; a task without one is green and what follows is skipped.
     """
 
     inherits_from_skipmixin = True
 
-    def __init__(self, *, goes_on_with: Collection[str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *, goes_on_with: Collection[str | None] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.goes_on_with = sorted(goes_on_with) if goes_on_with else None
+        self.goes_on_with = list(goes_on_with) if goes_on_with else None
 
     def settle(self, context: Context, value: Any, outcome: str | None, reason: str) -> Any:
         """Give `value` to the next tasks and to the assets' events, or end the run here."""

@@ -34,10 +34,9 @@ class StageOperator(StageTask, RayJobOperator):
     def command(self, submission_id: str) -> str:
         """The stage's command line; its result goes to a place of this job's own."""
         stage = [self.stage] if self.module == RUN_STAGE else []
-        return shlex.join(
-            ["python", "-m", self.module, *stage, "--project", self.project]
-            + ["--inputs", json.dumps(self.inputs, sort_keys=True), "--result", self._result_uri(submission_id)]
-        )
+        inputs = json.dumps(self.inputs, sort_keys=True)
+        given = ["--project", self.project, "--inputs", inputs, "--result", self._result_uri(submission_id)]
+        return shlex.join(["python", "-m", self.module, *stage, *given])
 
     def finish(self, context: Context, submission_id: str) -> Any:
         """Read what the job left, and go on or end the run."""
