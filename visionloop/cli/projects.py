@@ -10,7 +10,7 @@ from visionloop.errors import ConfigError
 from visionloop.project import Project, load_project, project_file
 from visionloop.settings import load_settings
 
-app = typer.Typer(help="Project files: check, print the schema, begin one from a folder of images.", no_args_is_help=True)
+app = typer.Typer(help="Project files: check, print the schema, begin one from images.", no_args_is_help=True)
 
 
 def register(parent: typer.Typer) -> None:

@@ -5,8 +5,9 @@ do, and nothing else.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from visionloop.demo.report import (
 )
 from visionloop.demo.traffic import Background, Camera, Served, serve
 from visionloop.demo.watch import DAGS, Watch
+from visionloop.errors import StageError
 from visionloop.project import Project
 from visionloop.records import Approval, Candidate, DriftReport, Release, TriggerDecision, Window
 from visionloop.serving.client import Client
@@ -105,8 +107,8 @@ class Story:
 
     def _unpause(self) -> None:
         for name in DAGS:
-            dag = f"{self.project.name}__{name}"
-            self.watch.until(f"Airflow reads {dag}", lambda dag=dag: self.airflow.unpause(dag) or None, limit_seconds=MINUTE)
+            unpaused = partial(self.airflow.unpause, f"{self.project.name}__{name}")
+            self.watch.until(f"Airflow reads the DAG {name}", _truthy(unpaused), limit_seconds=MINUTE)
 
     def _deliver(self, batch: str, data: fashion.Labelled, camera: str) -> None:
         folder = fashion.write_idx(self.settings.home / "deliveries" / batch, data, camera=camera)
@@ -119,7 +121,8 @@ class Story:
 
     def _upload(self, folder: Path, batch: str) -> None:
         delivery = deliver.run(self.project, deliver.Inputs(folder=folder, batch=batch), self.stores)
-        self.console.print(f"  delivered {delivery.batch}: {delivery.files:,} files, {delivery.size_bytes / 1e6:.1f} MB")
+        size = f"{delivery.files:,} files, {delivery.size_bytes / 1e6:.1f} MB"
+        self.console.print(f"  delivered {delivery.batch}: {size}")
 
     def _measure(self, name: str, camera: Camera) -> None:
         self.served[name] = serve(self.client, camera)
@@ -149,8 +152,6 @@ class Story:
 
         release = self.watch.until("the canary proves itself", live, limit_seconds=4 * MINUTE)
         if release.outcome != "promoted":
-            from visionloop.errors import StageError
-
             raise StageError(f"version {release.version} was not promoted: {release.reason}")
         self.console.print(f"  version {release.version} is live: {release.reason}")
         return release
@@ -185,8 +186,9 @@ class Story:
 
     def _drift(self, quiet: list[DriftReport], noticed: TriggerDecision) -> DriftFacts:
         deciding = self.stores.ledger.get(DriftReport, noticed.drift_report)
-        later = [r for r in self._reports() if r.id not in {q.id for q in quiet} and r.created_at <= deciding.created_at]
+        known = {report.id for report in quiet}
         # A window that holds both the last clean and the first changed images is not a clean one.
+        later = [r for r in self._reports() if r.id not in known and r.created_at <= deciding.created_at]
         return DriftFacts(
             clean_window=_window_facts(quiet, any(report.drifted for report in quiet)),
             changed_window=_window_facts(later, deciding.drifted),
@@ -195,9 +197,7 @@ class Story:
 
     def _facts(self, release: Release) -> ReleaseFacts:
         approval = self.stores.ledger.get(Approval, release.approval)
-        facts = ApprovalFacts(
-            by=approval.by, mode=approval.mode, decision=approval.decision, reason=approval.reason
-        )
+        facts = ApprovalFacts(by=approval.by, mode=approval.mode, decision=approval.decision, reason=approval.reason)
         return ReleaseFacts(
             version=release.version, model_sha256=release.model_sha256, approval=facts, canary=release.steps
         )
@@ -220,6 +220,11 @@ class Story:
 def _shifted(part: tuple[int, int]) -> tuple[int, int]:
     """A range of the test images as a range of those behind the clean ones."""
     return part[0] - CLEAN[1], part[1] - CLEAN[1]
+
+
+def _truthy(ask: Callable[[], bool]) -> Callable[[], bool | None]:
+    """A question whose no means: ask again."""
+    return lambda: ask() or None
 
 
 def _window_facts(reports: list[DriftReport], drifted: bool) -> WindowFacts:
