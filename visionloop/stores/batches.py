@@ -1,0 +1,83 @@
+"""The files of one delivered batch in the object store, read so that an outage of the store is only a delay."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from visionloop import layout
+from visionloop.errors import Conflict, DataError, NotFound, StoreError
+from visionloop.records import digest
+from visionloop.stores.objects import Objects
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+TRIES = 5
+FIRST_PAUSE_SECONDS = 1.0
+
+
+class StoredFiles:
+    """A batch below the project's incoming prefix; `folder` takes local copies of files that are read as streams."""
+
+    def __init__(self, objects: Objects, project: str, batch: str, folder: Path) -> None:
+        self.batch = batch
+        self._objects, self._folder = objects, folder
+        self._prefix = layout.incoming(project, batch)
+        listed = {item.key.removeprefix(self._prefix): item for item in objects.scan(self._prefix)}
+        self._marker = listed.pop(layout.READY, None)
+        self.sizes: Mapping[str, int] = {name: item.size_bytes for name, item in sorted(listed.items())}
+        self.digest = digest([(name, item.size_bytes, item.modified) for name, item in sorted(listed.items())])
+        """Changes when a file is added, taken away or replaced."""
+
+    def check_complete(self) -> None:
+        """Raises DataError for a batch that is not there, is still arriving, or misses files of its delivery note."""
+        if self._marker is None:
+            state = "is still arriving" if self.sizes else "does not exist"
+            raise DataError(
+                f"batch {self.batch} {state}: {self._objects.uri(self._prefix + layout.READY)} is not there"
+            )
+        promised = _promised(self.read(layout.READY))
+        if promised is not None and promised != len(self.sizes):
+            raise DataError(
+                f"batch {self.batch} is not as it was delivered: {promised} files were, {len(self.sizes)} are there"
+            )
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        return patiently(lambda: self._objects.get(self._prefix + name))
+
+    def open(self, name: str) -> BinaryIO:
+        """A stream of a local copy, fetched once."""
+        path = self._folder / name
+        if not path.exists():
+            patiently(lambda: self._objects.download(self._prefix + name, path))
+        return path.open("rb")
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Try again when the store breaks off in the middle of an answer, which its client does not mend by itself."""
+    pause = FIRST_PAUSE_SECONDS
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            return work()
+        except (NotFound, Conflict):
+            raise
+        except StoreError as error:
+            if not left:
+                raise
+            log.warning("trying again in %.0f s: %s", pause, error)
+        time.sleep(pause)
+        pause *= 2
+    raise AssertionError("unreachable")
+
+
+def _promised(marker: bytes) -> int | None:
+    """Number of files according to the marker, if whoever delivered wrote one there."""
+    try:
+        found = json.loads(marker)
+    except ValueError:
+        return None
+    files = found.get("files") if isinstance(found, dict) else None
+    return files if isinstance(files, int) else None
