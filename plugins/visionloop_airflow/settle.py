@@ -21,8 +21,9 @@ def reason_of(record: Any) -> str:
 class StageTask(BaseOperator, SkipMixin):
     """A task that ends with a stage's result.
 
-    :param goes_on_with: outcomes after which the run goes on (None among them: a stage that has none yet). After another outcome a task with an outlet is
-        skipped, because a skipped task emits no asset event; a task without one is green and what follows is skipped.
+    :param goes_on_with: outcomes after which the run goes on, None for a stage that has no outcome yet; unset: any.
+        After another outcome a task with an outlet is skipped, because a skipped task emits no asset event; a task
+        without one is green and what follows is skipped.
     """
 
     inherits_from_skipmixin = True

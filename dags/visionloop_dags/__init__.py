@@ -1,0 +1,1 @@
+"""YAML in, four Airflow DAGs per project out. Nothing heavy is imported while Airflow parses."""
