@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Literal
 
+from visionloop.monitoring.champion import id_of
 from visionloop.project import Monitoring
 from visionloop.records import DriftReport, Frozen
 
@@ -17,7 +18,7 @@ class Evidence(Frozen):
 
     report: DriftReport
     champion: str | None
-    """Candidate id of the model that serves now."""
+    """The candidate that serves now (id or URI), None before the first release."""
     open_request: str | None
     """URI of the retrain request that is open, None when there is none."""
     last_release_at: datetime | None
@@ -59,15 +60,15 @@ def _not_drifted(report: DriftReport, policy: Monitoring) -> str | None:
 
 
 def _of_another_model(evidence: Evidence) -> str | None:
+    about = id_of(evidence.report.candidate)
     if evidence.champion is None:
-        return f"no model is released, the report is about candidate {evidence.report.candidate}"
-    if evidence.champion == evidence.report.candidate:
-        return None
-    return f"the report is about candidate {evidence.report.candidate}, meanwhile {evidence.champion} serves"
+        return f"no model is released, the report is about candidate {about}"
+    serves = id_of(evidence.champion)
+    return None if serves == about else f"the report is about candidate {about}, meanwhile {serves} serves"
 
 
 def _already_open(evidence: Evidence) -> str | None:
-    return f"a retrain request is open already: {evidence.open_request}" if evidence.open_request else None
+    return f"retrain request {id_of(evidence.open_request)} is open already" if evidence.open_request else None
 
 
 def _cooling_down(evidence: Evidence, policy: Monitoring) -> str | None:

@@ -6,6 +6,7 @@ a difference too small to matter can reach (`distance.py`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,8 +44,8 @@ class ColumnDrift:
     name: str
     score: float
     threshold: float
-    reference: NDArray[np.generic]
-    window: NDArray[np.generic]
+    reference: NDArray[Any]
+    window: NDArray[Any]
 
     @property
     def drifted(self) -> bool:
@@ -93,7 +94,8 @@ class _Components:
 
     def __call__(self, embedding: Matrix) -> Matrix:
         """[N, D] -> [N, at most COMPONENTS], the largest first."""
-        return ((embedding - self._mean) @ self._vectors).astype(np.float32)
+        reduced: Matrix = ((embedding - self._mean) @ self._vectors).astype(np.float32)
+        return reduced
 
 
 def _features(samples: Samples, components: _Components) -> Matrix:
@@ -119,11 +121,14 @@ def _table(samples: Samples, components: _Components, classes: list[str]) -> pd.
 
 def _groups(reference: pd.DataFrame, window: pd.DataFrame, classes: list[str], policy: Monitoring) -> list[Group]:
     sizes = len(reference), len(window)
-    embedding = [name for name in reference if name.startswith("component ")]
+    names = [str(name) for name in reference.columns]
+    embedding = [name for name in names if name.startswith("component ")]
     prediction = ["confidence", "margin", "uncertainty"]
-    image = [name for name in reference if name not in {*embedding, *prediction, PREDICTED}]
+    image = [name for name in names if name not in {*embedding, *prediction, PREDICTED}]
     # A column that never varies (dark_share of bright scenes) is kept: it says something when it begins to vary.
-    groups = [Group(name, _numeric(columns, sizes, policy)) for name, columns in (("image", image), ("embedding", embedding))]
+    groups = [
+        Group(name, _numeric(columns, sizes, policy)) for name, columns in (("image", image), ("embedding", embedding))
+    ]
     significance = policy.significance / (len(prediction) + 1)
     mix = class_threshold(_codes(reference, classes), _codes(window, classes), len(classes), significance)
     thresholds = {name: ks_threshold(*sizes, significance) for name in prediction} | {PREDICTED: mix}
@@ -148,7 +153,7 @@ def _view(group: Group, scores: dict[str, float], policy: Monitoring) -> DriftVi
     shown = ", ".join(f"{name} {scores[name]:.2f}" for name in moved[:4] or [top])
     limit = max(group.thresholds.values())
     return DriftView(
-        name=group.name,  # type: ignore[arg-type]
+        name=group.name,
         columns=len(scores),
         drifted_columns=len(moved),
         share=share,

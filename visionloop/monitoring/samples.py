@@ -1,4 +1,4 @@
-"""Measured samples, of the reference or of a window: image properties, embeddings, probabilities; to Parquet and back."""
+"""Measured samples of reference or window: image properties, embeddings, probabilities; to Arrow and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def matrix(lists: pa.ChunkedArray) -> Matrix:
     values = lists.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
-    flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    flat: Matrix = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return flat.reshape(len(values), -1) if len(values) else flat.reshape(0, 0)
 
 

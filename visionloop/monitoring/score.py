@@ -7,7 +7,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from visionloop.errors import IntegrityError, StageError
-from visionloop.monitoring.properties import rows_at_once
+from visionloop.monitoring.properties import properties, property_names, rows_at_once
+from visionloop.monitoring.samples import Samples
 
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
@@ -39,3 +40,10 @@ class Scorer:
     def _run(self, images_NHWC: Pixels) -> tuple[Matrix, Matrix]:
         probabilities, embedding = self._session.run(list(OUTPUTS), {"image": np.ascontiguousarray(images_NHWC)})
         return probabilities, embedding.reshape(len(embedding), -1)
+
+
+def measure(images_NHWC: Pixels, scorer: Scorer) -> Samples:
+    """All that the monitor knows of these images (N >= 1)."""
+    probabilities, embedding = scorer.score(images_NHWC)
+    names = property_names(images_NHWC.shape[3])
+    return Samples(properties(images_NHWC), names, embedding, probabilities)

@@ -2,7 +2,7 @@
 
 import logging
 
-from visionloop.monitoring.champion import serving_release
+from visionloop.monitoring.champion import id_of, serving_release
 from visionloop.project import Project
 from visionloop.records import Candidate, Frozen, Release, RetrainState, Snapshot, TrainingRun
 from visionloop.stores import Stores
@@ -29,12 +29,12 @@ def _evidence(project: Project, stores: Stores) -> PlanEvidence:
         latest=latest,
         latest_uri=stores.ledger.uri(latest) if latest else None,
         champion_snapshot=_champion_snapshot(project, stores),
-        trained_snapshots=sorted({run.snapshot for run in stores.ledger.all(TrainingRun, project.name)}),
+        trained_snapshots=sorted({id_of(run.snapshot) for run in stores.ledger.all(TrainingRun, project.name)}),
         open_request=state.request if state else None,
     )
 
 
 def _champion_snapshot(project: Project, stores: Stores) -> Snapshot | None:
     release = serving_release(stores.ledger.all(Release, project.name))
-    candidate = stores.ledger.find(Candidate, project.name, release.candidate) if release else None
-    return stores.ledger.find(Snapshot, project.name, candidate.snapshot) if candidate else None
+    candidate = stores.ledger.find(Candidate, project.name, id_of(release.candidate)) if release else None
+    return stores.ledger.find(Snapshot, project.name, id_of(candidate.snapshot)) if candidate else None

@@ -2,19 +2,22 @@
 runs it.
 
 The state document is written first and names the decision's URI, which is known beforehand; the record comes last.
-Killed in between and run again, the stage finds its own request open and writes the same decision.
+Killed in between and run again, the stage finds its own request open and writes the decision that belongs to it.
 """
 
+import hashlib
 import logging
 from datetime import UTC, datetime
 
+from visionloop import layout
 from visionloop.monitoring.champion import serving_release
 from visionloop.monitoring.decision import Action, Evidence, decide
 from visionloop.project import Project
-from visionloop.records import DriftReport, Frozen, Release, RetrainState, TriggerDecision, digest, record_id
+from visionloop.records import DriftReport, Frozen, Release, RetrainState, TriggerDecision, record_id
 from visionloop.stores import Stores
 
 log = logging.getLogger(__name__)
+STATE = "retrain"
 
 
 class Inputs(Frozen):
@@ -32,16 +35,17 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> TriggerDecision:
     if found:
         return found
     report = stores.ledger.get(DriftReport, inputs.drift_report)
-    action, reasons = _settle(project, stores, report, decision_id)
+    mine = stores.objects.uri(layout.record(project.name, TriggerDecision.kind, decision_id))
+    action, reasons = _settle(project, stores, report, mine)
     log.info("trigger %s for %s: %s, %s", decision_id, project.name, action, reasons[0])
     return stores.ledger.put(
         TriggerDecision(
             id=decision_id,
             project=project.name,
             inputs={"drift_report": inputs.drift_report},
-            input_digests={"drift_report": digest(report)},
+            input_digests={"drift_report": _sha256(stores, inputs.drift_report)},
             config_digest=policy,
-            drift_report=report.id,
+            drift_report=inputs.drift_report,
             candidate=report.candidate,
             action=action,
             reasons=reasons,
@@ -49,35 +53,34 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> TriggerDecision:
     )
 
 
-def _settle(project: Project, stores: Stores, report: DriftReport, decision_id: str) -> tuple[Action, list[str]]:
+def _settle(project: Project, stores: Stores, report: DriftReport, mine: str) -> tuple[Action, list[str]]:
     """Decide on the state as it is at the moment of the swap, again after each lost swap."""
-    mine = _uri(project, stores, decision_id)
     release = serving_release(stores.ledger.all(Release, project.name))
-    now = datetime.now(UTC)
-    settled: tuple[Action, list[str]] = "none", []
+    decided: tuple[Action, list[str]] = ("none", [])
 
     def change(state: RetrainState | None) -> RetrainState:
-        nonlocal settled
+        nonlocal decided
         state = state or RetrainState()
-        owned = state.request == mine
+        now = datetime.now(UTC)
         evidence = Evidence(
             report=report,
             champion=release.candidate if release else None,
-            open_request=None if owned else state.request,
+            open_request=state.request,
             last_release_at=release.created_at if release else None,
-            last_request_at=None if owned else state.opened_at,
+            last_request_at=state.opened_at,
             now=now,
         )
-        settled = decide(evidence, project.monitoring)
-        if owned or settled[0] == "none":
+        if state.request == mine:  # an earlier try of this very decision was killed after it had opened the request
+            opened = state.opened_at or now
+            evidence = evidence.model_copy(update={"open_request": None, "last_request_at": None, "now": opened})
+            decided = "retrain", decide(evidence, project.monitoring)[1]
             return state
-        return RetrainState(request=mine, opened_at=now)
+        decided = decide(evidence, project.monitoring)
+        return RetrainState(request=mine, opened_at=now) if decided[0] == "retrain" else state
 
-    after = stores.state.update(RetrainState, project.name, "retrain", change)
-    return ("retrain" if after.request == mine else "none"), settled[1]
+    stores.state.update(RetrainState, project.name, STATE, change)
+    return decided
 
 
-def _uri(project: Project, stores: Stores, decision_id: str) -> str:
-    from visionloop import layout
-
-    return stores.objects.uri(layout.record(project.name, TriggerDecision.kind, decision_id))
+def _sha256(stores: Stores, uri: str) -> str:
+    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

@@ -69,9 +69,7 @@ def _short(request_uri: str) -> str:
 
 
 def _go(evidence: PlanEvidence, reason: str) -> TrainingPlan:
-    return TrainingPlan(
-        go=True, reason=reason, snapshot=evidence.latest_uri, retrain_request=evidence.open_request
-    )
+    return TrainingPlan(go=True, reason=reason, snapshot=evidence.latest_uri, retrain_request=evidence.open_request)
 
 
 def _wait(reason: str) -> TrainingPlan:

@@ -1,0 +1,1 @@
+"""One page each, for a person with one minute: evaluation, drift."""

@@ -1,0 +1,133 @@
+"""The drift report's page: verdict, what changed in words, histograms, images side by side. One file, no network."""
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from visionloop.monitoring.drift import PREDICTED, ColumnDrift, Comparison
+from visionloop.project import Monitoring
+from visionloop.records import DriftView
+from visionloop.reports.charts import class_bars, histogram
+
+Pixels = NDArray[np.uint8]
+MAX_CHARTS = 6
+EXAMPLE_SIDE = 112
+"""Pixels that an example is shrunk to when it is larger."""
+
+TITLES = {"image": "What the images look like", "embedding": "What the model sees", "prediction": "What it answers"}
+
+
+@dataclass(frozen=True)
+class DriftPage:
+    """What the page shows besides the comparison."""
+
+    project: str
+    version: int
+    report_id: str
+    created_at: datetime
+    first_at: datetime
+    last_at: datetime
+    window_samples: int
+    reference_examples: list[Pixels]
+    """uint8 HWC."""
+    window_examples: list[Pixels]
+    classes: list[str]
+    policy: Monitoring
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One column's figure and its sentence."""
+
+    column: ColumnDrift
+    sentence: str
+    svg: str
+
+
+def render(page: DriftPage, comparison: Comparison) -> str:
+    """The page as HTML; it links to `evidently.html` and `drift.json` beside it."""
+    environment = Environment(
+        loader=PackageLoader("visionloop.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    ranked = sorted(comparison.columns, key=lambda column: column.threshold - column.score)
+    readable = [column for column in ranked if column.view != "embedding"]
+    return environment.get_template("drift.html").render(
+        page=page,
+        comparison=comparison,
+        changed=[view for view in comparison.views if view.drifted],
+        sentences=[describe(column, page.classes) for column in readable if column.drifted][:5],
+        charts=[_chart(column, page.classes) for column in readable[:MAX_CHARTS]],
+        columns=ranked,
+        titles=TITLES,
+        severity=severity(comparison.auc),
+        mix=mix(comparison),
+        view_sentence=view_sentence,
+        reference_images=[_data_uri(image) for image in page.reference_examples],
+        window_images=[_data_uri(image) for image in page.window_examples],
+    )
+
+
+def describe(column: ColumnDrift, classes: list[str]) -> str:
+    """One column in words: `brightness fell from 73 to 41 (-44 %)`."""
+    if column.name == PREDICTED:
+        return _describe_classes(column, classes)
+    before, after = float(np.median(column.reference)), float(np.median(column.window))
+    if np.isclose(before, after, rtol=1e-3, atol=1e-6):
+        return f"{column.name} keeps its median of {_number(before)}, but is spread differently"
+    verb = "rose" if after > before else "fell"
+    relative = f" ({(after - before) / abs(before):+.0%})" if abs(before) > 1e-6 else ""
+    return f"{column.name} {verb} from {_number(before)} to {_number(after)}{relative}"
+
+
+def severity(auc: float) -> str:
+    """A word for how well window and reference can be told apart."""
+    steps = ((0.6, "hardly distinguishable"), (0.75, "slightly different"), (0.9, "clearly different"))
+    return next((word for limit, word in steps if auc < limit), "a different world")
+
+
+def mix(comparison: Comparison) -> str:
+    """Which known batches the window resembles most; empty when there is only one."""
+    shares = comparison.match.shares
+    if len(shares) < 2:
+        return next(iter(shares))
+    return ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
+
+
+def view_sentence(view: DriftView) -> str:
+    """A view's count against its limit."""
+    return f"{view.drifted_columns} of {view.columns} columns moved ({view.share:.0%}, limit {view.threshold:.0%})"
+
+
+def _describe_classes(column: ColumnDrift, classes: list[str]) -> str:
+    before, after = (
+        np.bincount(part.astype(int), minlength=len(classes)) / len(part) for part in (column.reference, column.window)
+    )
+    most = int(np.abs(after - before).argmax())
+    verb = "more" if after[most] > before[most] else "less"
+    return f"{classes[most]} is answered {verb} often: {before[most]:.0%} before, {after[most]:.0%} now"
+
+
+def _chart(column: ColumnDrift, classes: list[str]) -> Chart:
+    if column.name == PREDICTED:
+        svg = class_bars(column.reference, column.window, classes)
+    else:
+        svg = histogram(column.reference, column.window)
+    return Chart(column, describe(column, classes), svg)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _data_uri(image: Pixels) -> str:
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
