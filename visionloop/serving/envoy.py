@@ -1,0 +1,215 @@
+"""What Envoy starts with: bootstrap, the endpoint's listener, and where the lanes are. Light (stdlib and protobuf).
+
+One listener speaks HTTP/1.1 and h2c gRPC. Clusters and routes come from files in the same folder, which Envoy watches:
+a file that is renamed into it takes effect within milliseconds, and one that is invalid changes nothing.
+"""
+
+import base64
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from visionloop.serving.envoy_clusters import render_clusters
+from visionloop.serving.envoy_routes import CAPTURE_FILTER, read_routes, render_routes
+
+Json = dict[str, Any]
+
+LOOPBACK = "127.0.0.1"
+BODY_LIMIT_BYTES = 16 << 20
+"""Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
+IDLE_SECONDS = 60
+CAPTURED_HEADERS = (
+    *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
+    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us"),
+)
+"""All that the capture service sees of a request's head: no credentials."""
+MODEL_FROM_BODY = """
+function envoy_on_request(request)
+  local found = request:streamInfo():dynamicMetadata():get("envoy.filters.http.grpc_field_extraction")
+  local name = found and found["model_name"]
+  if type(name) == "table" then name = name[1] end
+  if name then
+    request:headers():replace("x-model", name)
+    request:clearRouteCache()
+  end
+end
+"""
+"""gRPC has the model's name in the body; routes read headers."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the listener opens and what stands behind it; lanes and capture as `host:port`."""
+
+    listener_port: int
+    admin_port: int
+    stable_grpc: str
+    stable_http: str
+    canary_grpc: str
+    canary_http: str
+    capture_grpc: str | None = None
+    """None: nothing is captured."""
+    listener_host: str = LOOPBACK
+
+    def of(self, lane: str, protocol: str) -> str:
+        """`host:port` of a lane's `grpc` or `http`."""
+        return str(getattr(self, f"{lane}_{protocol}"))
+
+
+def write_initial(folder: Path, addresses: Addresses) -> None:
+    """Write all that `envoy -c FOLDER/bootstrap.json` reads; models that had routes keep them, whatever the ports."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = read_routes(_read(folder / "rds.json"))
+    write_json(folder / "addresses.json", asdict(addresses))
+    write_json(folder / "cds.json", render_clusters(models, addresses, version="initial"))
+    write_json(folder / "rds.json", render_routes(models, version="initial"))
+    write_json(folder / "lds.json", {"version_info": "initial", "resources": [listener(folder, addresses)]})
+    write_json(folder / "bootstrap.json", bootstrap(folder, addresses))
+
+
+def read_addresses(folder: Path) -> Addresses:
+    """What `write_initial` was given. Raises FileNotFoundError where it never ran."""
+    return Addresses(**json.loads((folder / "addresses.json").read_text()))
+
+
+def bootstrap(folder: Path, addresses: Addresses) -> Json:
+    """Admin on loopback; everything else from watched files."""
+    return {
+        "node": {"id": "visionloop", "cluster": "visionloop"},
+        "admin": {"address": _address(LOOPBACK, addresses.admin_port)},
+        "dynamic_resources": {
+            "lds_config": _watched(folder, "lds.json"),
+            "cds_config": _watched(folder, "cds.json"),
+        },
+    }
+
+
+def listener(folder: Path, addresses: Addresses) -> Json:
+    """The endpoint."""
+    return {
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "endpoint",
+        "address": _address(addresses.listener_host, addresses.listener_port),
+        "per_connection_buffer_limit_bytes": BODY_LIMIT_BYTES,
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(folder, addresses)}]}],
+    }
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Replace a file by rename, which is what Envoy watches for; a reader sees the old or the new one, whole."""
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "w") as out:
+            json.dump(value, out, indent=1)
+        Path(part).rename(path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _connection_manager(folder: Path, addresses: Addresses) -> Json:
+    return {
+        "@type": _http("network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "endpoint",
+        "codec_type": "AUTO",
+        "rds": {"route_config_name": "routes", "config_source": _watched(folder, "rds.json")},
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "stream_idle_timeout": f"{IDLE_SECONDS}s",
+        "request_headers_timeout": f"{IDLE_SECONDS}s",
+        "http_filters": _filters(addresses),
+    }
+
+
+def _filters(addresses: Addresses) -> list[Json]:
+    capture = [_capture_filter()] if addresses.capture_grpc else []
+    return [
+        _filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=True, enable_upstream_stats=True),
+        _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
+        _field_extraction(),
+        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": MODEL_FROM_BODY}),
+        *capture,
+        _filter("router", "router.v3.Router"),
+    ]
+
+
+def _capture_filter() -> Json:
+    """Bodies are copied to the capture service and nobody waits for it: it may be slow, stopped or dead."""
+    modes = {
+        **{"request_header_mode": "SEND", "request_body_mode": "STREAMED", "request_trailer_mode": "SKIP"},
+        **{"response_header_mode": "SEND", "response_body_mode": "STREAMED", "response_trailer_mode": "SEND"},
+    }
+    return _filter(
+        CAPTURE_FILTER,
+        "ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": "capture"}},
+        failure_mode_allow=True,
+        observability_mode=True,
+        # With the default of 5 s the 1,024 streams allowed would drop all above about 200 requests/s.
+        deferred_close_timeout="0.05s",
+        processing_mode=modes,
+        forward_rules={"allowed_headers": {"patterns": [{"exact": name} for name in CAPTURED_HEADERS]}},
+    )
+
+
+def _field_extraction() -> Json:
+    method = "inference.GRPCInferenceService.ModelInfer"
+    return _filter(
+        "envoy.filters.http.grpc_field_extraction",
+        "grpc_field_extraction.v3.GrpcFieldExtractionConfig",
+        descriptor_set={"inline_bytes": base64.b64encode(descriptors()).decode()},
+        extractions_by_method={method: {"request_field_extractions": {"model_name": {}}}},
+    )
+
+
+def descriptors() -> bytes:
+    """The part of KServe v2's gRPC service that names a model, as a serialized FileDescriptorSet."""
+    from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorSet
+
+    files = FileDescriptorSet()
+    file = files.file.add(name="visionloop_kserve.proto", package="inference", syntax="proto3")
+    request = file.message_type.add(name="ModelInferRequest")
+    request.field.add(
+        name="model_name",
+        number=1,
+        type=FieldDescriptorProto.TYPE_STRING,
+        label=FieldDescriptorProto.LABEL_OPTIONAL,
+        json_name="modelName",
+    )
+    file.message_type.add(name="ModelInferResponse")
+    service = file.service.add(name="GRPCInferenceService")
+    service.method.add(
+        name="ModelInfer", input_type=".inference.ModelInferRequest", output_type=".inference.ModelInferResponse"
+    )
+    return files.SerializeToString()
+
+
+def _filter(name: str, kind: str, **config: Any) -> Json:
+    return {"name": name, "typed_config": {"@type": _http(f"http.{kind}"), **config}}
+
+
+def _http(kind: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.filters.{kind}"
+
+
+def _address(host: str, port: int) -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _watched(folder: Path, name: str) -> Json:
+    source = {"path": str(folder / name), "watched_directory": {"path": str(folder)}}
+    return {"path_config_source": source, "resource_api_version": "V3"}
+
+
+def _read(path: Path) -> Json:
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,196 @@
+"""Envoy's route table: which share of each model's requests goes to which lane, what is captured, what is closed.
+
+The table itself is the only memory of the weights: each route carries its model's entry as metadata, and
+`read_routes` reads it back.
+"""
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from visionloop.errors import ConfigError
+
+Json = dict[str, Any]
+
+CAPTURE_FILTER = "capture"
+PROBE_HEADER = "x-visionloop-probe"
+SESSION_HEADER = "x-session"
+LANE_HEADER = "x-lane"
+LATENCY_HEADER = "x-latency-us"
+METADATA = "visionloop"
+PER_TRY_SECONDS = 2.0
+"""How long the canary may take before the stable lane is asked instead."""
+FRACTION = {100.0: "HUNDRED", 1_000_000.0: "MILLION"}
+RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+CLOSED = (
+    r"/v2/(.*/)?(repository|trace|logging|systemsharedmemory|cudasharedmemory)(/.*)?",
+    r"/inference\.GRPCInferenceService/(Repository|SystemSharedMemory|CudaSharedMemory|TraceSetting|LogSettings).*",
+    r"/inference\.GRPCInferenceService/ModelStreamInfer",
+)
+"""Triton's model control, shared memory and tracing are the loop's own; streams carry several models each."""
+
+
+@dataclass(frozen=True)
+class ModelRoute:
+    """One model's entry: weights of the lanes in percent, and what its routes and health checks need."""
+
+    model: str
+    stable: int
+    canary: int
+    timeout_ms: int
+    capture_percent: float
+    image: tuple[int, int, int]
+    """Height, width, channels of the uint8 input."""
+
+    def __post_init__(self) -> None:
+        if min(self.stable, self.canary) < 0 or self.stable + self.canary != 100:
+            raise ConfigError(
+                f"weights of {self.model}: expected stable + canary = 100, found {self.stable} + {self.canary}"
+            )
+
+
+def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
+    """The route file (RDS): what is closed first, then the models, then what the stable lane says of itself."""
+    routes = [_refused(path) for path in CLOSED]
+    for name in sorted(models):
+        routes += _model_routes(models[name])
+    host = {
+        "name": "endpoint",
+        "domains": ["*"],
+        "routes": [*routes, *_fallback()],
+        "request_body_buffer_limit": 16 << 20,
+    }
+    table = {
+        "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        "name": "routes",
+        "virtual_hosts": [host],
+        "response_headers_to_add": [
+            # Endpoint metadata, not the cluster's name: after a fail-over that would be the wrong one.
+            _header(LANE_HEADER, "%UPSTREAM_METADATA(lanes:lane)%"),
+            _header(LATENCY_HEADER, "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%"),
+        ],
+    }
+    return {"version_info": version, "resources": [table]}
+
+
+def read_routes(document: Json) -> dict[str, ModelRoute]:
+    """The models that a route file has. Anything that is no route file has none."""
+    found = {}
+    for table in document.get("resources", []):
+        for host in table.get("virtual_hosts", []):
+            for route in host.get("routes", []):
+                entry = route.get("metadata", {}).get("filter_metadata", {}).get(METADATA)
+                if entry:
+                    found[entry["model"]] = ModelRoute(**{**entry, "image": tuple(entry["image"])})
+    return found
+
+
+def read_version(document: Json) -> str:
+    """The version that the writer gave a file."""
+    return str(document.get("version_info", ""))
+
+
+def _model_routes(entry: ModelRoute) -> list[Json]:
+    path = re.escape(entry.model)
+    infer = {
+        "safe_regex": {"regex": f"/v2/models/{path}(/versions/[0-9]+)?/infer"},
+        "headers": [{"name": ":method", "string_match": {"exact": "POST"}}],
+    }
+    everything = {"path_separated_prefix": f"/v2/models/{entry.model}"}
+    grpc = {
+        "path": INFER,
+        "grpc": {},
+        "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}],
+    }
+    captured = [_captured(infer, "http", entry), _captured(grpc, "grpc", entry)] if entry.capture_percent > 0 else []
+    return [*captured, _route(everything, "http", entry), _route(grpc, "grpc", entry)]
+
+
+def _captured(match: Json, protocol: str, entry: ModelRoute) -> Json:
+    """A share of the requests, drawn for each. Envoy draws the lane from the same random number: millionths keep the
+    two draws apart, since the lane is its remainder by 100."""
+    numerator = math.ceil(entry.capture_percent * 100) * 100
+    share = {
+        "default_value": {"numerator": numerator, "denominator": "MILLION"},
+        "runtime_key": f"capture.{entry.model}",
+    }
+    headers = [*match["headers"], {"name": PROBE_HEADER, "string_match": {"exact": "1"}, "invert_match": True}]
+    return _route({**match, "headers": headers, "runtime_fraction": share}, protocol, entry, captured=True)
+
+
+def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = False) -> Json:
+    route: Json = {
+        "match": match,
+        "metadata": {"filter_metadata": {METADATA: asdict(entry)}},
+        "route": {
+            "timeout": f"{entry.timeout_ms / 1000}s",
+            "weighted_clusters": _weights(protocol, entry),
+            "hash_policy": [{"header": {"header_name": SESSION_HEADER}}],
+            "retry_policy": _retry(entry),
+        },
+    }
+    return route if captured else {**route, **_uncaptured()}
+
+
+def _weights(protocol: str, entry: ModelRoute) -> Json:
+    """Canary last: a session that is in it at 10 % stays in it at 30 %."""
+    return {
+        "clusters": [
+            {"name": f"{entry.model}/stable/{protocol}", "weight": entry.stable},
+            {"name": f"{entry.model}/canary-first/{protocol}", "weight": entry.canary},
+        ],
+        "use_hash_policy": True,
+    }
+
+
+def _retry(entry: ModelRoute) -> Json:
+    """One more try; behind the canary's weight it goes to the other lane. Only a canary is ever cut short."""
+    policy: Json = {
+        "retry_on": RETRY_ON,
+        "num_retries": 1,
+        "retry_priority": {
+            "name": "envoy.retry_priorities.previous_priorities",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3."
+                "PreviousPrioritiesConfig",
+                "update_frequency": 1,
+            },
+        },
+    }
+    if entry.canary:
+        policy["per_try_timeout"] = f"{min(PER_TRY_SECONDS, entry.timeout_ms / 2000)}s"
+    return policy
+
+
+def _fallback() -> list[Json]:
+    """Models without a route and the server's own state are asked of the stable lane; the rest is not found."""
+    http = [{"path": "/v2"}, {"path_separated_prefix": "/v2/health"}, {"path_separated_prefix": "/v2/models"}]
+    grpc = [
+        {"prefix": f"{service}/", "grpc": {}}
+        for service in ("/inference.GRPCInferenceService", "/grpc.health.v1.Health")
+    ]
+    to_lane = [
+        {"match": match, "route": {"cluster": f"stable/{protocol}", "timeout": "15s"}, **_uncaptured()}
+        for protocol, matches in (("http", http), ("grpc", grpc))
+        for match in matches
+    ]
+    return [*to_lane, _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n")]
+
+
+def _refused(regex: str) -> Json:
+    return _direct({"safe_regex": {"regex": regex}}, 403, "closed: models are changed by releases only\n")
+
+
+def _direct(match: Json, status: int, text: str) -> Json:
+    return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}, **_uncaptured()}
+
+
+def _uncaptured() -> Json:
+    kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+    return {"typed_per_filter_config": {CAPTURE_FILTER: {"@type": kind, "disabled": True}}}
+
+
+def _header(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
