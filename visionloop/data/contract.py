@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from great_expectations import expectations as gxe
 from numpy.typing import NDArray
 
-from visionloop.data.expectations import Expected, Result, evaluate
+from visionloop.data.expectations import Expected, Result, evaluate, gxe
 from visionloop.data.page import page
 from visionloop.project import Contract
 from visionloop.records import Check

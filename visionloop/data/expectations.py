@@ -15,8 +15,14 @@ import pandas as pd
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "False")
 
 import great_expectations as gx
+from great_expectations import expectations as gxe
+from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+from great_expectations.render.renderer import ValidationResultsPageRenderer
+from great_expectations.render.view import DefaultJinjaPageView
 
 from visionloop.errors import StageError
+
+__all__ = ["Expected", "Result", "evaluate", "gxe", "render"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,12 @@ def evaluate(frame: pd.DataFrame, expected: Sequence[Expected], *, name: str) ->
         )
     by_number = {found.expectation_config.meta["number"]: found for found in answer.results}
     return [_result(one, by_number[number], frame, answer) for number, one in enumerate(expected)]
+
+
+def render(answer: Any) -> str:
+    """Great Expectations' own HTML page of a validation result (`Result.raw`)."""
+    with np.printoptions(legacy="1.25"):
+        return str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(answer)))
 
 
 def _result(expected: Expected, found: Any, frame: pd.DataFrame, answer: Any) -> Result:

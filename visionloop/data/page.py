@@ -5,11 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-import numpy as np
-from great_expectations.render.renderer import ValidationResultsPageRenderer
-from great_expectations.render.view import DefaultJinjaPageView
-
-from visionloop.data.expectations import Result
+from visionloop.data.expectations import Result, render
 from visionloop.records import Check
 
 STYLE = """
@@ -54,8 +50,7 @@ def _row(check: Check) -> str:
 
 def _account(answer: Any) -> str:
     """Great Expectations' rendering of one suite, without its frame."""
-    with np.printoptions(legacy="1.25"):
-        whole = str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(answer)))
+    whole = render(answer)
     found = BODY.search(whole)
     body = FOREIGN.sub("", found[1] if found else whole)
     return f"<details><summary>Great Expectations: {escape(answer.suite_name)}</summary>{body}</details>"
