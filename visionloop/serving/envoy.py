@@ -187,7 +187,7 @@ def descriptors() -> bytes:
     service.method.add(
         name="ModelInfer", input_type=".inference.ModelInferRequest", output_type=".inference.ModelInferResponse"
     )
-    return files.SerializeToString()
+    return bytes(files.SerializeToString())
 
 
 def _filter(name: str, kind: str, **config: Any) -> Json:

@@ -1,0 +1,68 @@
+"""A model small enough to be made in a test: class scores are a linear function of the image's mean brightness."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+SIDE = 8
+CLASSES = ["dark", "middle", "bright"]
+
+
+def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0) -> Path:
+    """Write a model of the contract: image UINT8 [-1,8,8,1] -> probabilities [-1,3], embedding [-1,1]."""
+    weight = np.array([[-24.0, 0.0, 24.0]], np.float32) * (-1 if flipped else 1)
+    constants = {
+        "scale": np.array(255.0, np.float32),
+        "axes": np.array([1, 2, 3], np.int64),
+        "column": np.array([-1, 1], np.int64),
+        "weight": weight,
+        "bias": np.array([8.0 + bias, 0.0, -16.0], np.float32) * (-1 if flipped else 1),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["float", "scale"], ["unit"]),
+        helper.make_node("ReduceMean", ["unit", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Reshape", ["mean", "column"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, SIDE, SIDE, 1])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(CLASSES)]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 1]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def images(count: int, *, seed: int = 0) -> np.ndarray:
+    """Images of all brightnesses, uint8 NHWC."""
+    rng = np.random.default_rng(seed)
+    levels = rng.integers(0, 256, size=(count, 1, 1, 1))
+    noise = rng.integers(-8, 9, size=(count, SIDE, SIDE, 1))
+    return np.clip(levels + noise, 0, 255).astype(np.uint8)
+
+
+def offline(path: Path, batch: np.ndarray) -> np.ndarray:
+    """The model's probabilities, outside of any server."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["probabilities"], {"image": batch})[0]
+
+
+def golden_npz(path: Path, batch: np.ndarray) -> bytes:
+    """The bytes of golden.npz: images and offline answers."""
+    out = io.BytesIO()
+    np.savez(out, images=batch, probabilities=offline(path, batch))
+    return out.getvalue()

@@ -1,0 +1,104 @@
+"""A lane's model repository on disk: `<lane>/<model>/config.pbtxt` and one version's folder.
+
+What a lane should serve is always whole on disk, since Triton loads it again at its next start: the version's folder
+comes first, `config.pbtxt` is replaced last, and the old version's folder goes only after the new one is loaded.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionloop import layout
+from visionloop.errors import IntegrityError
+
+CONFIG = "config.pbtxt"
+MODEL = "model.onnx"
+VERSION = re.compile(r"specific\s*\{\s*versions:\s*(\d+)\s*\}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in one lane's repository."""
+
+    folder: Path
+    """`<model_repository>/<lane>/<model>`."""
+
+    def write(self, *, version: int, config: str, model: bytes, sha256: str) -> str | None:
+        """Make `version` the one that is served next; returns the config that was there before, for `restore`.
+
+        Raises IntegrityError, with nothing changed, when the model is not the one vouched for.
+        """
+        found = hashlib.sha256(model).hexdigest()
+        if found != sha256:
+            raise IntegrityError(f"{self.folder.name} version {version}: expected SHA-256 {sha256}, found {found}")
+        before = self.config()
+        self._write_version(version, model, sha256)
+        _replace(self.folder / CONFIG, config.encode())
+        return before
+
+    def restore(self, config: str | None) -> None:
+        """Take a `write` back: the config that was there before, or nothing at all."""
+        if config is None:
+            self.remove()
+            return
+        _replace(self.folder / CONFIG, config.encode())
+        self.prune()
+
+    def config(self) -> str | None:
+        """The text of `config.pbtxt`, None where there is no entry."""
+        try:
+            return (self.folder / CONFIG).read_text()
+        except FileNotFoundError:
+            return None
+
+    def version(self) -> int | None:
+        """The version that the config names."""
+        found = VERSION.search(self.config() or "")
+        return int(found.group(1)) if found else None
+
+    def prune(self) -> None:
+        """Remove the folders of all versions but the one that the config names."""
+        kept = str(self.version())
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and folder.name != kept:
+                shutil.rmtree(folder)
+
+    def remove(self) -> None:
+        """Remove the entry; the config goes first, so that a half-removed entry is none."""
+        (self.folder / CONFIG).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write_version(self, version: int, model: bytes, sha256: str) -> None:
+        target = self.folder / str(version)
+        path = target / MODEL
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=self.folder.parent.parent, prefix=".part-"))
+        try:
+            (aside / MODEL).write_bytes(model)
+            aside.chmod(0o755)
+            shutil.rmtree(target, ignore_errors=True)
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def entry(repository: Path, lane: str, model: str) -> Entry:
+    """The entry of a model in a lane."""
+    return Entry(repository / lane / layout.checked(model))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    Path(part).chmod(0o644)
+    Path(part).rename(path)

@@ -1,0 +1,42 @@
+"""The `config.pbtxt` of a model: the same text serves with this stack's backend and with the production container."""
+
+from typing import Any
+
+from visionloop.project import Project
+
+INPUT = "image"
+OUTPUT = "probabilities"
+
+
+def render(project: Project, version: int) -> str:
+    """Triton's configuration of one version, as protobuf text.
+
+    Input `image` UINT8 [N,H,W,C], output `probabilities` FP32 [N,classes]. The graph's further outputs stay unlisted.
+    `kind` of the instances is left out, so that Triton takes a GPU where there is one. A black image warms each
+    instance up: a model that cannot run fails its load instead of its first request.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    policy = project.serving
+    shape = project.task.image
+    dims = [shape.height, shape.width, shape.channels]
+    config = pb.ModelConfig(
+        name=project.name,
+        backend="onnxruntime",
+        default_model_filename="model.onnx",
+        max_batch_size=policy.max_batch_size,
+        version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=[version])),
+        input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_UINT8, dims=dims)],
+        output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(project.task.classes)])],
+        instance_group=[pb.ModelInstanceGroup(count=policy.instances)],
+        dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=policy.queue_delay_us),
+        parameters={"intra_op_thread_count": pb.ModelParameter(string_value=str(policy.threads))},
+        model_warmup=[_warmup(pb, dims)],
+    )
+    return str(text_format.MessageToString(config))
+
+
+def _warmup(pb: Any, dims: list[int]) -> Any:
+    black = pb.ModelWarmup.Input(data_type=pb.TYPE_UINT8, dims=dims, zero_data=True)
+    return pb.ModelWarmup(name="black", batch_size=1, inputs={INPUT: black})

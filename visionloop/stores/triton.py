@@ -1,0 +1,149 @@
+"""One lane: a Triton server that loads, serves and tells. Its faults come out as errors that name lane and reason."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionloop.errors import StageError, StoreError
+from visionloop.serving.repository import Entry, entry
+from visionloop.serving.triton_config import INPUT, OUTPUT
+from visionloop.settings import Settings
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+log = logging.getLogger(__name__)
+
+LaneName = Literal["stable", "canary"]
+DEADLINE_SECONDS = 10.0
+LOAD_SECONDS = 120.0
+UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
+
+
+class ModelRefused(StageError):
+    """Triton would not load a model, or would not answer with it; the message carries its reason in one line."""
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """What one version did since the server started."""
+
+    requests: int
+    failures: int
+    images: int
+
+
+class Lane:
+    """A lane by its name and address. Raises StoreError when the server is down, ModelRefused when it says no."""
+
+    def __init__(self, name: LaneName, settings: Settings) -> None:
+        self.name = name
+        self.address = settings.need(f"{name}_grpc")
+        self._settings = settings
+
+    def entry(self, model: str) -> Entry:
+        """The model's entry in this lane's repository."""
+        self._settings.need("model_repository")
+        assert self._settings.model_repository is not None
+        return entry(self._settings.model_repository, self.name, model)
+
+    def ready(self) -> bool:
+        """Is the server up and ready?"""
+        try:
+            with self._speaking("ready"):
+                return bool(self._client.is_server_ready(client_timeout=DEADLINE_SECONDS))
+        except StoreError:
+            return False
+
+    def load(self, model: str) -> None:
+        """Load what the repository says; a version that was served before goes when the new one is in place."""
+        log.info("lane %s: load %s", self.name, model)
+        with self._speaking(model):
+            self._client.load_model(model, client_timeout=LOAD_SECONDS)
+
+    def unload(self, model: str) -> None:
+        """Stop serving; a model that is not loaded is fine."""
+        log.info("lane %s: unload %s", self.name, model)
+        with self._speaking(model):
+            self._client.unload_model(model, client_timeout=LOAD_SECONDS)
+
+    def served(self, model: str) -> int | None:
+        """The version that this lane answers with, None when it has none ready."""
+        with self._speaking(model):
+            index = self._client.get_model_repository_index(client_timeout=DEADLINE_SECONDS)
+        ready = [int(line.version) for line in index.models if line.name == model and line.state == "READY"]
+        return max(ready, default=None)
+
+    def infer(
+        self, model: str, images: NDArray[np.uint8], *, version: int, deadline_seconds: float = DEADLINE_SECONDS
+    ) -> NDArray[np.float32]:
+        """Probabilities [N,K] float32 of images uint8 [N,H,W,C], straight from the lane, past the endpoint."""
+        from tritonclient.grpc import InferInput, InferRequestedOutput
+
+        tensor = InferInput(INPUT, list(images.shape), "UINT8")
+        tensor.set_data_from_numpy(np.ascontiguousarray(images))
+        with self._speaking(model):
+            answer = self._client.infer(
+                model,
+                [tensor],
+                model_version=str(version),
+                outputs=[InferRequestedOutput(OUTPUT)],
+                client_timeout=deadline_seconds,
+            )
+        probabilities: NDArray[np.float32] = answer.as_numpy(OUTPUT)
+        return probabilities
+
+    def statistics(self, model: str) -> dict[int, ModelStatistics]:
+        """Version -> what it did since the server started; empty when the model is not loaded."""
+        if self.served(model) is None:
+            return {}
+        with self._speaking(model):
+            answer = self._client.get_inference_statistics(model, client_timeout=DEADLINE_SECONDS)
+        return {
+            int(line.version): ModelStatistics(
+                requests=line.inference_stats.success.count,
+                failures=line.inference_stats.fail.count,
+                images=line.inference_count,
+            )
+            for line in answer.model_stats
+        }
+
+    @property
+    def _client(self) -> "InferenceServerClient":
+        if not hasattr(self, "_made"):
+            from tritonclient.grpc import InferenceServerClient
+
+            self._made: Any = InferenceServerClient(self.address)
+        return self._made
+
+    @contextmanager
+    def _speaking(self, model: str) -> Iterator[None]:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            yield
+        except InferenceServerException as error:
+            reason = _one_line(error.message() or str(error))
+            if error.status() in UNREACHABLE and "failed to load" not in reason and "unknown model" not in reason:
+                raise StoreError(f"Triton of the {self.name} lane at {self.address}: {reason}") from error
+            raise ModelRefused(f"Triton of the {self.name} lane refused {model}: {reason}") from error
+
+
+def open_lane(settings: Settings, name: LaneName) -> Lane:
+    """The lane of this name."""
+    return Lane(name, settings)
+
+
+def _one_line(text: str) -> str:
+    """Triton's reasons bring a Python traceback along: the sentences without it."""
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not _is_trace(line))[:600]
+
+
+def _is_trace(line: str) -> bool:
+    return line in {"At:", "Traceback (most recent call last):"} or line.startswith(("/", 'File "'))
