@@ -130,11 +130,12 @@ def _connection_manager(folder: Path, addresses: Addresses) -> Json:
 def _filters(addresses: Addresses) -> list[Json]:
     capture = [_capture_filter()] if addresses.capture_grpc else []
     return [
-        _filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=True, enable_upstream_stats=True),
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
         _field_extraction(),
         _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": MODEL_FROM_BODY}),
         *capture,
+        # After the model is known: the counts go to the cluster of the route.
+        _filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=True, enable_upstream_stats=True),
         _filter("router", "router.v3.Router"),
     ]
 

@@ -42,19 +42,20 @@ def cluster_names(model: str) -> list[str]:
 
 
 def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: "Addresses") -> Json:
+    """Only a canary is watched: the stable lane has no other to fall back to, so it is asked whatever its state."""
     cluster = _lane_cluster(f"{entry.model}/{lane}/{protocol}", lane, protocol, addresses)
+    if lane == "stable":
+        return cluster
     http_port = int(addresses.of(lane, "http").rpartition(":")[2])
-    cluster["health_checks"] = [_check(entry, lane, http_port)]
-    canary = lane == "canary"
-    cluster["outlier_detection"] = {
-        "consecutive_5xx": 2 if canary else 10,
-        "interval": "1s",
-        "base_ejection_time": "5s",
-        "max_ejection_percent": 100 if canary else 50,
+    [endpoint] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    endpoint["endpoint"]["health_check_config"] = {"port_value": http_port}
+    outliers = {"consecutive_5xx": 2, "interval": "1s", "base_ejection_time": "5s", "max_ejection_percent": 100}
+    return {
+        **cluster,
+        "health_checks": [_check(entry)],
+        "outlier_detection": outliers,
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
     }
-    if canary:  # never send to a canary known to be ill; the stable lane is tried even so (Envoy's panic mode)
-        cluster["common_lb_config"] = {"healthy_panic_threshold": {"value": 0}}
-    return cluster
 
 
 def _lane_cluster(name: str, lane: str, protocol: str, addresses: "Addresses") -> Json:
@@ -103,20 +104,18 @@ def _cluster(name: str, address: str, *, http2: bool, lane: str | None = None) -
     }
 
 
-def _check(entry: ModelRoute, lane: str, http_port: int) -> Json:
-    """The canary proves itself by an inference, since a model whose process died still calls itself ready."""
-    interval = "1s" if lane == "canary" else "5s"
+def _check(entry: ModelRoute) -> Json:
+    """By an inference, over HTTP: a model whose process died still calls itself ready."""
     height, width, channels = entry.image
-    ready = {"path": f"/v2/models/{entry.model}/ready"}
-    real = lane == "canary" and height * width * channels <= LARGEST_CHECK_BYTES
+    small = height * width * channels <= LARGEST_CHECK_BYTES
+    what = _inference(entry) if small else {"path": f"/v2/models/{entry.model}/ready"}
     return {
         "timeout": "2s",
-        "interval": interval,
-        "no_traffic_interval": interval,
+        "interval": "1s",
+        "no_traffic_interval": "1s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
-        "alt_port": http_port,
-        "http_health_check": {"codec_client_type": "HTTP1", **(_inference(entry) if real else ready)},
+        "http_health_check": {"codec_client_type": "HTTP1", **what},
     }
 
 

@@ -5,7 +5,6 @@ The table itself is the only memory of the weights: each route carries its model
 """
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,10 +23,10 @@ PER_TRY_SECONDS = 2.0
 FRACTION = {100.0: "HUNDRED", 1_000_000.0: "MILLION"}
 RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
-CLOSED = (
-    r"/v2/(.*/)?(repository|trace|logging|systemsharedmemory|cudasharedmemory)(/.*)?",
-    r"/inference\.GRPCInferenceService/(Repository|SystemSharedMemory|CudaSharedMemory|TraceSetting|LogSettings).*",
-    r"/inference\.GRPCInferenceService/ModelStreamInfer",
+CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
+CLOSED_GRPC = (
+    *("Repository", "SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"),
+    "ModelStreamInfer",
 )
 """Triton's model control, shared memory and tracing are the loop's own; streams carry several models each."""
 
@@ -53,7 +52,7 @@ class ModelRoute:
 
 def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
     """The route file (RDS): what is closed first, then the models, then what the stable lane says of itself."""
-    routes = [_refused(path) for path in CLOSED]
+    routes = _closed()
     for name in sorted(models):
         routes += _model_routes(models[name])
     host = {
@@ -93,10 +92,12 @@ def read_version(document: Json) -> str:
 
 
 def _model_routes(entry: ModelRoute) -> list[Json]:
-    path = re.escape(entry.model)
     infer = {
-        "safe_regex": {"regex": f"/v2/models/{path}(/versions/[0-9]+)?/infer"},
-        "headers": [{"name": ":method", "string_match": {"exact": "POST"}}],
+        "path_separated_prefix": f"/v2/models/{entry.model}",
+        "headers": [
+            {"name": ":method", "string_match": {"exact": "POST"}},
+            {"name": ":path", "string_match": {"suffix": "/infer"}},
+        ],
     }
     everything = {"path_separated_prefix": f"/v2/models/{entry.model}"}
     grpc = {
@@ -179,8 +180,10 @@ def _fallback() -> list[Json]:
     return [*to_lane, _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n")]
 
 
-def _refused(regex: str) -> Json:
-    return _direct({"safe_regex": {"regex": regex}}, 403, "closed: models are changed by releases only\n")
+def _closed() -> list[Json]:
+    http = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
+    grpc = [{"prefix": f"/inference.GRPCInferenceService/{method}"} for method in CLOSED_GRPC]
+    return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
 
 
 def _direct(match: Json, status: int, text: str) -> Json:
