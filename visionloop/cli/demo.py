@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from visionloop import stack
+from visionloop.cli.stack import said
 from visionloop.project import load_project, project_file
 from visionloop.settings import Settings, load_settings
 
@@ -38,7 +39,7 @@ def demo(
     project = load_project(project_file(settings.projects, PROJECT))
     try:
         up_began = time.monotonic()
-        found = stack.up(settings, on_event=console.print)
+        found = stack.up(settings, on_event=said)
         settings = load_settings()
         story = Story(project, settings, console)
         story.stages.append(reports.Timed(name="servers up", seconds=round(time.monotonic() - up_began, 1)))

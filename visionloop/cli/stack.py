@@ -28,14 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def up(only: Names = None, without: Names = None, as_json: AsJson = False) -> None:
     """Start the embedded servers and wait until each is healthy; harmless when they run."""
-    console = Console(stderr=True)
-    found = stack.up(load_settings(), only=only, without=tuple(without or ()), on_event=console.print)
-    _show(found, as_json)
+    _show(stack.up(load_settings(), only=only, without=tuple(without or ()), on_event=said), as_json)
 
 
 def down() -> None:
     """Stop the embedded servers; data stay."""
-    stack.down(load_settings())
+    stack.down(load_settings(), on_event=said)
     typer.echo("stopped; the data stay, `visionloop up` goes on with them")
 
 
@@ -43,7 +41,7 @@ def status(as_json: AsJson = False) -> None:
     """What runs, where, in which version, with how much memory; exit code 1 when something that should run doesn't."""
     found = stack.status(load_settings())
     _show(found, as_json)
-    if any(service.state not in {"healthy", "stopped"} for service in found.services):
+    if found.services and not found.is_up:
         raise typer.Exit(1)
 
 
@@ -75,6 +73,12 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def said(event: stack.Event) -> None:
+    """One line on stderr for what changes while servers start and stop."""
+    if event.state in {"running", "unhealthy", "failed", "restarting"}:
+        typer.echo(f"{event.seconds:6.1f} s  {event.service} {event.state} {event.reason}".rstrip(), err=True)
+
+
 def _grew(position: int, path: Path) -> bool:
     return path.stat().st_size > position
 
@@ -85,7 +89,7 @@ def _show(found: stack.StackStatus, as_json: bool) -> None:
         return
     table = Table("service", "state", "address", "version", "MiB", "restarts", "reason")
     for service in found.services:
-        color = {"healthy": "green", "stopped": "dim"}.get(service.state, "red")
+        color = {"running": "green", "stopped": "dim"}.get(service.state, "red")
         table.add_row(
             service.name,
             f"[{color}]{service.state}[/]",
@@ -95,4 +99,6 @@ def _show(found: stack.StackStatus, as_json: bool) -> None:
             str(service.restarts or ""),
             service.reason or "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"{found.phase}, {found.rss_mb:.0f} MiB; logs: `visionloop logs SERVICE`. {found.reason}".rstrip())
