@@ -1,0 +1,32 @@
+"""The HTTP side: `/healthz` for the supervisor, `/metrics` for Prometheus."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from visionloop import __version__
+from visionloop.capture.counters import Counters
+
+
+def serve_health(counters: Counters, host: str, port: int) -> ThreadingHTTPServer:
+    """A started server; `shutdown()` ends it. Raises OSError when the port is taken."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            pages = {
+                "/healthz": ("application/json", json.dumps({"status": "ok", "version": __version__})),
+                "/metrics": ("text/plain; version=0.0.4", counters.prometheus()),
+            }
+            kind, text = pages.get(self.path, ("text/plain", "not found\n"))
+            self.send_response(200 if self.path in pages else 404)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """The supervisor asks every few seconds: nothing to say about that."""
+
+    server = ThreadingHTTPServer((host, port), Handler)
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

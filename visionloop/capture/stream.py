@@ -1,0 +1,65 @@
+"""The gRPC side: Envoy opens a stream per sampled request, copies what passes, and expects no answer."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from visionloop.capture.buffer import Buffer
+from visionloop.capture.counters import Counters
+from visionloop.capture.exchange import LARGEST_BYTES, Exchange
+
+LARGEST_HELD_BYTES = 128 << 20
+"""All requests that are passing at the moment, together."""
+
+
+class CaptureStream:
+    """Envoy's ExternalProcessor service, as an observer."""
+
+    def __init__(self, buffer: Buffer, counters: Counters, *, largest_held_bytes: int = LARGEST_HELD_BYTES) -> None:
+        self._buffer, self._counters = buffer, counters
+        self._held_bytes = 0
+        self._largest_held_bytes = largest_held_bytes
+
+    async def Process(self, messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """One request. Yields nothing."""
+        exchange: Exchange | None = Exchange()
+        held = 0
+        try:
+            async for message in messages:
+                if exchange is None:
+                    continue
+                exchange.take(message)
+                self._held_bytes += exchange.size_bytes - held
+                held = exchange.size_bytes
+                if held > LARGEST_BYTES or self._held_bytes > self._largest_held_bytes:
+                    self._counters.add("dropped")
+                    exchange = None
+                elif exchange.complete:
+                    self._hand_over(exchange)
+                    exchange = None
+                if exchange is None:
+                    self._held_bytes -= held
+                    held = 0
+        finally:
+            self._held_bytes -= held
+        return
+        yield  # makes this an asynchronous generator, which is what gRPC takes for a stream of answers
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        if not exchange.answered:
+            self._counters.add("unreadable")
+        elif self._buffer.offer(exchange):
+            self._counters.add("captured")
+        else:
+            self._counters.add("dropped")
+
+
+async def open_server(stream: CaptureStream, address: str) -> Any:
+    """A started gRPC server at `host:port`. Raises RuntimeError when the port is taken."""
+    from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as service
+    from grpc import aio
+
+    server = aio.server(options=[("grpc.max_receive_message_length", LARGEST_BYTES), ("grpc.so_reuseport", 0)])
+    service.add_ExternalProcessorServicer_to_server(stream, server)
+    server.add_insecure_port(address)
+    await server.start()
+    return server
