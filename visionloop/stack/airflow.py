@@ -140,7 +140,7 @@ def part_service(name: str, part: str, *arguments: str, prepare: Callable[[Conte
         version=version,
         needs=(API,),
         start_timeout_s=180,
-        stop_timeout_s=12,  # the scheduler may hang on SIGTERM
+        stop_timeout_s=6,  # the scheduler may hang on SIGTERM
         prepare=prepare,
     )
 

@@ -1,12 +1,9 @@
 """Envoy, the endpoint before the two lanes; clusters and routes come from files that it watches."""
 
-import json
 from datetime import datetime
-from typing import Any
 
 from visionloop.errors import StackError
 from visionloop.stack.capture import CAPTURE
-from visionloop.stack.files import write_private
 from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.service import Context, Launch, Service, Step, servers_folder
@@ -14,9 +11,22 @@ from visionloop.stack.triton import LANES, name_of
 
 
 def prepare(ctx: Context, step: Step) -> None:
-    """Write the configuration of this start: the ports may be others than last time."""
-    for name, text in configuration(ctx).items():
-        write_private(ctx.folder("envoy") / name, text)
+    """Write the configuration of this start: the ports may be others than last time. Routes that were set stay."""
+    from visionloop.serving.envoy import Addresses, write_initial
+
+    missing = [name_of(lane) for lane in LANES if f"{name_of(lane)}.grpc" not in ctx.ports]
+    if missing:
+        raise StackError(f"the endpoint needs both lanes, but {' and '.join(missing)} is left out")
+    addresses = Addresses(
+        listener_port=ctx.port("envoy"),
+        admin_port=ctx.port("envoy", "admin"),
+        stable_grpc=_at(ctx, "triton-stable", "grpc"),
+        stable_http=_at(ctx, "triton-stable", "http"),
+        canary_grpc=_at(ctx, "triton-canary", "grpc"),
+        canary_http=_at(ctx, "triton-canary", "http"),
+        capture_grpc=_at(ctx, "capture", "grpc") if "capture.grpc" in ctx.ports else None,
+    )
+    write_initial(ctx.folder("envoy"), addresses)
 
 
 def launch(ctx: Context) -> Launch:
@@ -51,52 +61,8 @@ def version(ctx: Context) -> str:
     return str(info["version"]).split("/")[1]
 
 
-def configuration(ctx: Context) -> dict[str, str]:
-    """File name -> text of all that Envoy reads at its start."""
-    folder = ctx.folder("envoy")
-    sources = {kind: _watched(f"{folder}/{kind}.json", str(folder)) for kind in ("lds", "cds")}
-    bootstrap = {
-        "node": {"id": "visionloop", "cluster": "visionloop"},
-        "admin": {"address": _address(ctx.port("envoy", "admin"))},
-        "dynamic_resources": {"lds_config": sources["lds"], "cds_config": sources["cds"]},
-    }
-    clusters = [
-        _cluster(lane, ctx.port(name_of(lane), "grpc")) for lane in LANES if f"{name_of(lane)}.grpc" in ctx.ports
-    ]
-    return {
-        "bootstrap.json": json.dumps(bootstrap),
-        "cds.json": json.dumps({"resources": clusters}),
-        "lds.json": json.dumps({"resources": [_listener(ctx)]}),
-    }
-
-
-def _listener(ctx: Context) -> dict[str, Any]:
-    return {
-        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
-        "name": "endpoint",
-        "address": _address(ctx.port("envoy")),
-        "filter_chains": [],
-    }
-
-
-def _cluster(name: str, port: int) -> dict[str, Any]:
-    return {
-        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-        "name": name,
-        "type": "STATIC",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}],
-        },
-    }
-
-
-def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": LOOPBACK, "port_value": port}}
-
-
-def _watched(path: str, folder: str) -> dict[str, Any]:
-    return {"path_config_source": {"path": path, "watched_directory": {"path": folder}}, "resource_api_version": "V3"}
+def _at(ctx: Context, service: str, port: str) -> str:
+    return f"{LOOPBACK}:{ctx.port(service, port)}"
 
 
 ENVOY = Service(

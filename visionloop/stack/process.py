@@ -10,6 +10,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 PROC = Path("/proc")
+LOOK_S = 0.05
+KILL_PATIENCE_S = 10.0
 DROPPED = (
     "VISIONLOOP_",
     "AIRFLOW_",
@@ -82,15 +84,24 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: int) -
 
 
 def end(identity: Identity, *, patience_s: float, child: subprocess.Popen[bytes] | None = None) -> bool:
-    """End the process and its session: SIGTERM, and SIGKILL for who is left. Returns whether all are gone.
+    """End the process and its session. Returns whether all are gone.
 
-    The group gets the first signal; who does not heed it within `patience_s` gets the second.
+    The leader gets SIGTERM first and alone: it knows in which order to end what it started (all at once, Ray's parts
+    wait for each other in vain). Who is left then gets SIGTERM too, and who is left after `patience_s` SIGKILL.
     """
+    deadline = time.monotonic() + patience_s
     if is_alive(identity):
-        _signal_group(identity.pid, signal.SIGTERM)
-    if not _gone(identity, patience_s, child):
-        _kill(family(identity))
-        return _gone(identity, 10.0, child)
+        _signal([identity.pid], signal.SIGTERM)
+    while is_alive(identity) and time.monotonic() < deadline:
+        _collect(child)
+        time.sleep(LOOK_S)
+    if is_alive(identity):
+        _signal(family(identity), signal.SIGKILL)
+    else:
+        _signal(family(identity), signal.SIGTERM)
+    if not _gone(identity, max(1.0, deadline - time.monotonic()), child):
+        _signal(family(identity), signal.SIGKILL)
+        return _gone(identity, KILL_PATIENCE_S, child)
     return True
 
 
@@ -119,28 +130,26 @@ def _gone(identity: Identity, patience_s: float, child: subprocess.Popen[bytes] 
     """Wait for the session to be empty."""
     deadline = time.monotonic() + patience_s
     while True:
-        if child is not None:
-            child.poll()  # collects the exit status: a zombie would keep its number
+        _collect(child)
         if not family(identity):
             return True
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return  # it ended meanwhile
+def _collect(child: subprocess.Popen[bytes] | None) -> None:
+    """Take the exit status of an own child: a zombie would keep its number."""
+    if child is not None:
+        child.poll()
 
 
-def _kill(pids: Iterable[int]) -> None:
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
         except ProcessLookupError:
-            continue
+            continue  # it ended meanwhile
 
 
 def _stat(pid: int) -> list[str] | None:

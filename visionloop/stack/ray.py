@@ -74,9 +74,10 @@ def ray_environment(ctx: Context) -> dict[str, str]:
 
 
 def check(ctx: Context, started: datetime) -> None:
-    """Well when the control store is and the Jobs API answers."""
+    """Well when the control store, the node and its agent (it starts the jobs) are, and the Jobs API answers."""
     headers = _bearer(ctx)
     fetch(f"{_url(ctx)}/api/gcs_healthz", headers=headers)
+    fetch(f"http://{LOOPBACK}:{ctx.port('ray', 'agent')}/api/local_raylet_healthz", headers=headers)
     fetch(f"{_url(ctx)}/api/jobs/", headers=headers)
 
 

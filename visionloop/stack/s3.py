@@ -1,10 +1,12 @@
 """SeaweedFS with its S3 gateway: one process is master, volume server, filer and gateway; and the loop's bucket."""
 
 import json
+import logging
 import secrets
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 from visionloop.errors import StackError
 from visionloop.stack.files import secret
@@ -12,6 +14,9 @@ from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import NoAnswer, fetch, fetch_json
 from visionloop.stack.service import Context, Launch, Service, Step, program
 
+log = logging.getLogger(__name__)
+
+SOCKETS = Path("/tmp")  # noqa: S108 - SeaweedFS has it built in
 VOLUME_MB = 1024
 ROLES = ("master", "volume", "filer")
 
@@ -50,6 +55,8 @@ def launch(ctx: Context) -> Launch:
             "-s3.port.lance=0",
             "-s3.iam=false",
             f"-s3.config={ctx.secret_file('s3.json')}",
+            "-master.electionTimeout=500ms",  # one master: the usual 10 s only keep the volume server waiting
+            "-master.heartbeatInterval=100ms",
             "-master.telemetry=false",
             f"-master.volumeSizeLimitMB={VOLUME_MB}",
             "-volume.max=0",
@@ -78,7 +85,13 @@ def version(ctx: Context) -> str:
 
 
 def finish(ctx: Context) -> None:
-    """Make the bucket, in a process of its own: boto3 would stay in the supervisor's memory."""
+    """Make the bucket where it is missing, in a process of its own: boto3 would stay in the supervisor's memory."""
+    bucket = ctx.settings.store.removeprefix("s3://").split("/")[0]
+    try:
+        fetch(f"http://{LOOPBACK}:{ctx.port('s3', 'filer')}/buckets/{bucket}/?limit=1")
+        return
+    except NoAnswer:
+        log.info("making the bucket %s", bucket)
     done = subprocess.run(
         [sys.executable, "-m", "visionloop.stack.bucket"],
         env=ctx.environment(client_environment(ctx)),
@@ -91,6 +104,14 @@ def finish(ctx: Context) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
         raise StackError(f"the bucket of {ctx.settings.store} cannot be made: {lines[-1]}")
+
+
+def cleanup(ctx: Context) -> None:
+    """Remove the sockets that SeaweedFS makes under a fixed name, which a killed one leaves."""
+    ports = {number for key, number in ctx.ports.items() if key.startswith("s3.")}
+    for socket in SOCKETS.glob("seaweedfs-*.sock"):
+        if socket.stem.rpartition("-")[2] in {str(port) for port in ports}:
+            socket.unlink(missing_ok=True)
 
 
 def client_environment(ctx: Context) -> dict[str, str]:
@@ -121,5 +142,7 @@ S3 = Service(
     },
     prepare=prepare,
     finish=finish,
+    cleanup=cleanup,
     start_timeout_s=60,
+    stop_timeout_s=4,  # by then the volumes are closed; the filer would wait 15 s for its own gateway to hang up
 )
