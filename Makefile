@@ -24,7 +24,7 @@ $(STAMP): $(LOCKS) pyproject.toml tools/unpack_servers.py
 	VIRTUAL_ENV=$(VENV) $(UV) pip sync -q --require-hashes --compile-bytecode requirements/lock.txt requirements/bootstrap.txt
 	VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --no-build-isolation --editable .
 	$(BIN)/python tools/unpack_servers.py
-	$(BIN)/python tools/fashion.py fetch
+	$(BIN)/python -m visionloop.demo.fashion fetch
 	touch $@
 
 demo: $(STAMP) ## the whole loop on this machine: train, release, degrade, notice, retrain, release

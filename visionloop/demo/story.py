@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from visionloop.demo import fashion
@@ -59,7 +60,7 @@ class Story:
         clean, changed = self._cameras()
         with self.stage("first batch, first model"):
             self._unpause()
-            self._deliver("belt-1-first", fashion.clean("train", 0, FIRST_BATCH), "belt-1")
+            self._deliver_first()
             first = self._release(None)
         with self.stage("clean traffic"):
             self._measure("clean_v1", clean)
@@ -110,17 +111,19 @@ class Story:
             unpaused = partial(self.airflow.unpause, f"{self.project.name}__{name}")
             self.watch.until(f"Airflow reads the DAG {name}", _truthy(unpaused), limit_seconds=MINUTE)
 
-    def _deliver(self, batch: str, data: fashion.Labelled, camera: str) -> None:
-        folder = fashion.write_idx(self.settings.home / "deliveries" / batch, data, camera=camera)
-        self._upload(folder, batch)
+    def _deliver_first(self) -> None:
+        images, labels = fashion.clean("train", 0, FIRST_BATCH)
+        folder = self.settings.home / "deliveries" / "belt-1-first"
+        self._upload(fashion.write_idx(folder, images, labels, metadata={"camera": "belt-1"}))
 
     def _deliver_labelled(self, camera: Camera) -> None:
+        labels = np.array([fashion.CLASSES.index(label) for label in camera.labels], np.uint8)
         folder = self.settings.home / "deliveries" / "belt-1-relabelled"
-        fashion.write_folders(folder, camera.images[..., 0], camera.labels, camera="belt-1-changed")
-        self._upload(folder, "belt-1-relabelled")
+        metadata = {"camera": "belt-1-changed"}
+        self._upload(fashion.write_folders(folder, camera.images[..., 0], labels, metadata=metadata))
 
-    def _upload(self, folder: Path, batch: str) -> None:
-        delivery = deliver.run(self.project, deliver.Inputs(folder=folder, batch=batch), self.stores)
+    def _upload(self, folder: Path) -> None:
+        delivery = deliver.run(self.project, deliver.Inputs(folder=folder, batch=folder.name), self.stores)
         size = f"{delivery.files:,} files, {delivery.size_bytes / 1e6:.1f} MB"
         self.console.print(f"  delivered {delivery.batch}: {size}")
 

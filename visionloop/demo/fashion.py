@@ -1,6 +1,6 @@
 """Example data: real images of garments (Fashion-MNIST, MIT licence), cut into batches, clean or by a changed camera.
 
-`python tools/fashion.py fetch` finds or fetches the set (the Makefile does it); `batch FOLDER --start 0 --stop 1000`
+`python -m visionloop.demo.fashion fetch` finds or fetches the set (the Makefile does it); `batch FOLDER --start 0 --stop 1000`
 writes a batch that `visionloop deliver` takes. Import `clean` and `through_changed_camera` for arrays.
 """
 
@@ -19,7 +19,6 @@ import numpy as np
 from visionloop.data.cameras import changed_camera
 from visionloop.data.images import Pixels, encode_png
 from visionloop.errors import DataError
-from visionloop.settings import load_settings
 
 FILES = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", 60_000)}
 FILES["test"] = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", 10_000)
@@ -40,7 +39,7 @@ def locate() -> Path:
         if all((place / name).is_file() for names in FILES.values() for name in names[:2]):
             return place
     raise DataError(
-        f"Fashion-MNIST is not at {' or '.join(map(str, places))}: run `python tools/fashion.py fetch`, or install the "
+        f"Fashion-MNIST is not at {' or '.join(map(str, places))}: run `python -m visionloop.demo.fashion fetch`, or install the "
         f"Debian package {PACKAGE}"
     )
 
@@ -79,8 +78,8 @@ def write_folders(folder: Path, images: Pixels, labels: Pixels, *, metadata: dic
 
 
 def downloaded() -> Path:
-    """Where the set is put when Debian's package is not there."""
-    return load_settings().home / "data"
+    """Where the set is put when Debian's package is not there: beside the unpacked servers."""
+    return Path(sys.prefix) / "opt" / "fashion-mnist"
 
 
 def fetch() -> Path:
@@ -140,7 +139,7 @@ def _read(path: Path, skip: int, count: int) -> Pixels:
         stream.seek(skip)
         data = stream.read(count)
     if len(data) != count:
-        raise DataError(f"{path} is truncated: delete it, then run `python tools/fashion.py fetch`")
+        raise DataError(f"{path} is truncated: delete it, then run `python -m visionloop.demo.fashion fetch`")
     return np.frombuffer(data, np.uint8)
 
 
