@@ -97,7 +97,8 @@ class RayJobOperator(BaseOperator):
             self.log.info("the Ray job %s succeeded", submission_id)
             return self.finish(context, submission_id)
         if status == "FAILED":
-            raise AirflowException(f"the Ray job {submission_id} failed: {message}\n{self._last_lines(submission_id)}")
+            said = message.partition(", last available logs")[0]
+            raise AirflowException(f"the Ray job {submission_id} failed: {said}\n{self._last_lines(submission_id)}")
         if status == "STOPPED":
             raise AirflowException(
                 f"the Ray job {submission_id} was stopped outside Airflow: to end a task, mark it failed in Airflow"
