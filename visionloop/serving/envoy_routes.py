@@ -91,6 +91,14 @@ def read_version(document: Json) -> str:
     return str(document.get("version_info", ""))
 
 
+_NO_PROBE: Json = {
+    "name": PROBE_HEADER,
+    "string_match": {"exact": "1"},
+    "invert_match": True,
+    "treat_missing_header_as_empty": True,
+}
+
+
 def _model_routes(entry: ModelRoute) -> list[Json]:
     infer = {
         "path_separated_prefix": f"/v2/models/{entry.model}",
@@ -117,7 +125,7 @@ def _captured(match: Json, protocol: str, entry: ModelRoute) -> Json:
         "default_value": {"numerator": numerator, "denominator": "MILLION"},
         "runtime_key": f"capture.{entry.model}",
     }
-    headers = [*match["headers"], {"name": PROBE_HEADER, "string_match": {"exact": "1"}, "invert_match": True}]
+    headers = [*match["headers"], _NO_PROBE]
     return _route({**match, "headers": headers, "runtime_fraction": share}, protocol, entry, captured=True)
 
 
@@ -181,8 +189,8 @@ def _fallback() -> list[Json]:
 
 
 def _closed() -> list[Json]:
-    http = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
-    grpc = [{"prefix": f"/inference.GRPCInferenceService/{method}"} for method in CLOSED_GRPC]
+    http: list[Json] = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
+    grpc: list[Json] = [{"prefix": f"/inference.GRPCInferenceService/{method}"} for method in CLOSED_GRPC]
     return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
 
 

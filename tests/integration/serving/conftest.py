@@ -1,0 +1,64 @@
+"""The serving half of the stack, and a project with a model small enough to be made here."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from visionloop.project import Project, load_project
+from visionloop.serving.triton_config import render
+from visionloop.stores.triton import open_lane
+
+from . import servers, tiny
+
+PROJECT = """
+project: {name}
+task:
+  classes: [dark, middle, bright]
+  image: {{ height: 8, width: 8, channels: 1 }}
+suite:
+  scenarios: [{{ name: all, at_least: 0.5 }}]
+serving: {{ timeout_ms: 4000 }}
+release: {{ approval: automatic, canary_percent: [20, 60], step_requests: 60, max_latency_ratio: 20 }}
+"""
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[servers.Servers]:
+    """Servers shared by the tests that kill nothing. A short folder: socket and shared-memory names have limits."""
+    folder = Path(tempfile.mkdtemp(prefix="vls-"))
+    with servers.running(folder) as found:
+        yield found
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_servers() -> Iterator[servers.Servers]:
+    """Servers of one test's own, to be killed."""
+    folder = Path(tempfile.mkdtemp(prefix="vlo-"))
+    with servers.running(folder) as found:
+        yield found
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_project(found: servers.Servers, name: str) -> Project:
+    """A project file where the servers look for it."""
+    path = found.settings.projects / name / "project.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(PROJECT.format(name=name))
+    return load_project(path)
+
+
+def put(found: servers.Servers, project: Project, lane: str, version: int, **model: object) -> Path:
+    """Load a version of the tiny model in a lane, without a release."""
+    path = tiny.tiny_onnx(found.folder / f"{project.name}-{version}.onnx", **model)
+    data = path.read_bytes()
+    opened = open_lane(found.settings, lane)
+    entry = opened.entry(project.name)
+    entry.write(version=version, config=render(project, version), model=data, sha256=hashlib.sha256(data).hexdigest())
+    opened.load(project.name)
+    entry.prune()
+    return path

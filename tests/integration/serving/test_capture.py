@@ -1,0 +1,97 @@
+"""Captured rows are the traffic: every image of every kind of client, none of the probes."""
+
+import json
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+
+from visionloop.serving.client import Client
+from visionloop.stores.routes import open_routes
+
+from . import tiny
+from .conftest import make_project, put
+
+
+def captured(folder: Path, project: str) -> list[dict]:
+    found = sorted((folder / "store" / project / "captures").rglob("*.parquet"))
+    return [row for path in found for row in pq.read_table(path, partitioning=None).to_pylist()]
+
+
+def until(holds, seconds: float = 15.0):
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return holds()
+
+
+def test_every_image_of_every_client_is_captured_once_and_no_probe(running):
+    project = make_project(running, "cap")
+    model = put(running, project, "stable", 3)
+    open_routes(running.settings).set(project, stable=100, canary=0)
+    batch = tiny.images(7)
+    expected = tiny.offline(model, batch)
+    with Client(running.settings.endpoint_url, project) as client:
+        for _ in range(30):
+            client.predict(batch)
+            client.predict(batch, probe=True)
+    address = running.settings.endpoint_url.removeprefix("http://")
+    for library, extra in (
+        (triton_http, {"binary_data": True}),
+        (triton_http, {"binary_data": False}),
+        (triton_grpc, {}),
+    ):
+        tensor = library.InferInput("image", list(batch.shape), "UINT8")
+        tensor.set_data_from_numpy(batch, **extra)
+        library.InferenceServerClient(address).infer("cap", [tensor])
+    assert until(lambda: len(captured(running.folder, "cap")) >= 33 * 7)
+    rows = captured(running.folder, "cap")
+    assert len(rows) == 33 * 7
+    assert {(r["model"], r["version"], r["lane"], r["status"]) for r in rows} == {("cap", 3, "stable", 200)}
+    assert len({r["request_id"] for r in rows}) == 33
+    first = [r for r in rows if r["request_id"] == rows[-1]["request_id"]]
+    images = np.stack([np.frombuffer(r["image"], np.uint8).reshape(8, 8, 1) for r in first])
+    assert (images == batch).all()
+    assert np.allclose([r["probabilities"] for r in first], expected, atol=1e-5)
+    assert [r["prediction"] for r in first] == expected.argmax(axis=1).tolist()
+    assert all(0 < r["latency_ms"] < 5000 for r in rows)
+    assert counters(running)["written"] >= 33 * 7
+
+
+def test_a_stopped_capture_service_costs_no_request(own_servers):
+    project = make_project(own_servers, "calm")
+    put(own_servers, project, "stable", 1)
+    open_routes(own_servers.settings).set(project, stable=100, canary=0)
+    with Client(own_servers.settings.endpoint_url, project) as client:
+        client.predict(tiny.images(1))
+        own_servers.kill("capture")
+        answers = [client.predict(tiny.images(2)) for _ in range(100)]
+    assert sum(map(len, answers)) == 200
+
+
+def test_what_was_captured_is_written_at_the_end(own_servers):
+    project = make_project(own_servers, "last")
+    put(own_servers, project, "stable", 1)
+    open_routes(own_servers.settings).set(project, stable=100, canary=0)
+    with Client(own_servers.settings.endpoint_url, project) as client:
+        for _ in range(20):
+            client.predict(tiny.images(1))
+    assert until(lambda: counters(own_servers)["captured"] == 20)
+    own_servers.kill("capture", 15)
+    assert len(captured(own_servers.folder, "last")) == 20
+
+
+def counters(found) -> dict[str, int]:
+    with urllib.request.urlopen(f"{found.settings.capture_url}/metrics") as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    pairs = (line.split() for line in lines)
+    return {n.removeprefix("visionloop_capture_").removesuffix("_total"): int(v) for n, v in pairs}
+
+
+def test_health_says_the_version(running):
+    with urllib.request.urlopen(f"{running.settings.capture_url}/healthz") as answer:
+        assert json.loads(answer.read())["status"] == "ok"
