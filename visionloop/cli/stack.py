@@ -87,7 +87,9 @@ def _show(found: stack.StackStatus, as_json: bool) -> None:
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return
-    table = Table("service", "state", "address", "version", "MiB", "restarts", "reason")
+    table = Table("service", "state", "address", "version", "MiB", "restarts", "reason", box=None)
+    for column in table.columns[:5]:
+        column.no_wrap = True
     for service in found.services:
         color = {"running": "green", "stopped": "dim"}.get(service.state, "red")
         table.add_row(

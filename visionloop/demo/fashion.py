@@ -1,6 +1,6 @@
 """Example data: real images of garments (Fashion-MNIST, MIT licence), cut into batches, clean or by a changed camera.
 
-`python -m visionloop.demo.fashion fetch` finds or fetches the set (the Makefile does it); `batch FOLDER --start 0 --stop 1000`
+`python -m visionloop.demo.fashion fetch` finds or fetches the set (`make` does it); `... batch FOLDER --stop 1000`
 writes a batch that `visionloop deliver` takes. Import `clean` and `through_changed_camera` for arrays.
 """
 
@@ -39,8 +39,8 @@ def locate() -> Path:
         if all((place / name).is_file() for names in FILES.values() for name in names[:2]):
             return place
     raise DataError(
-        f"Fashion-MNIST is not at {' or '.join(map(str, places))}: run `python -m visionloop.demo.fashion fetch`, or install the "
-        f"Debian package {PACKAGE}"
+        f"Fashion-MNIST is not at {' or '.join(map(str, places))}: run "
+        f"`python -m visionloop.demo.fashion fetch`, or install the Debian package {PACKAGE}"
     )
 
 
