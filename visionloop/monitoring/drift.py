@@ -5,6 +5,7 @@ A column is drifted when its distance reaches a threshold that neither chance (B
 a difference too small to matter can reach (`distance.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from visionloop.monitoring.conditions import Match, match
 from visionloop.monitoring.distance import class_threshold, ks_threshold
-from visionloop.monitoring.evidence import Group, measure
+from visionloop.monitoring.evidence import Evidence, Group, measure
 from visionloop.monitoring.samples import Matrix, Samples
 from visionloop.project import Monitoring
 from visionloop.records import DriftView
@@ -66,7 +67,13 @@ class Comparison:
     evidently_html: bytes
 
 
-def compare(reference: Reference, window: Samples, classes: list[str], policy: Monitoring) -> Comparison:
+Measure = Callable[[pd.DataFrame, pd.DataFrame, list[Group], float], Evidence]
+"""Window, reference, groups of columns, drift share -> distances and a page."""
+
+
+def compare(
+    reference: Reference, window: Samples, classes: list[str], policy: Monitoring, measure: Measure = measure
+) -> Comparison:
     """Match the reference to the window's conditions, then measure every column. Needs samples on both sides."""
     components = _Components(reference.samples.embedding)
     features = [_features(part, components) for part in (reference.samples, window)]

@@ -24,7 +24,7 @@ def histogram(reference: NDArray[np.float64], window: NDArray[np.float64]) -> Ma
     bars = "".join(_bar(at * step, step - 1, tall, "ref") for at, tall in enumerate(heights[0]))
     points = " ".join(_step(at, step, tall) for at, tall in enumerate(heights[1]))
     line = f'<polygon class="win" points="0,{HEIGHT - FOOT} {points} {WIDTH},{HEIGHT - FOOT}"/>'
-    return _svg(bars + line + _label(0, f"{low:.3g}", "start") + _label(WIDTH, f"{high:.3g}", "end"))
+    return _svg(bars + line + _label(0, _number(low), "start") + _label(WIDTH, _number(high), "end"))
 
 
 def class_bars(reference: NDArray[np.int64], window: NDArray[np.int64], classes: list[str]) -> Markup:
@@ -53,6 +53,10 @@ def _step(at: int, step: float, tall: float) -> str:
 
 def _label(x: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{HEIGHT - 5}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}" if abs(value) >= 0.01 else "0"
 
 
 def _svg(inner: str) -> Markup:

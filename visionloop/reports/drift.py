@@ -16,7 +16,10 @@ from visionloop.records import DriftView
 from visionloop.reports.charts import class_bars, histogram
 
 Pixels = NDArray[np.uint8]
-MAX_CHARTS = 6
+SHOWN = {"image": 4, "prediction": 2}
+"""How many columns of a view are told in words and drawn; principal components say nothing to a person."""
+MAX_PERCENT = 3.0
+"""Larger relative changes are left out: from a value near 0 everything is a thousand per cent away."""
 EXAMPLE_SIDE = 112
 """Pixels that an example is shrunk to when it is larger."""
 
@@ -56,13 +59,13 @@ def render(page: DriftPage, comparison: Comparison) -> str:
         loader=PackageLoader("visionloop.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     ranked = sorted(comparison.columns, key=lambda column: column.threshold - column.score)
-    readable = [column for column in ranked if column.view != "embedding"]
+    readable = _readable(ranked)
     return environment.get_template("drift.html").render(
         page=page,
         comparison=comparison,
         changed=[view for view in comparison.views if view.drifted],
-        sentences=[describe(column, page.classes) for column in readable if column.drifted][:5],
-        charts=[_chart(column, page.classes) for column in readable[:MAX_CHARTS]],
+        sentences=[describe(column, page.classes) for column in readable if column.drifted],
+        charts=[_chart(column, page.classes) for column in readable],
         columns=ranked,
         titles=TITLES,
         severity=severity(comparison.auc),
@@ -81,14 +84,15 @@ def describe(column: ColumnDrift, classes: list[str]) -> str:
     if np.isclose(before, after, rtol=1e-3, atol=1e-6):
         return f"{column.name} keeps its median of {_number(before)}, but is spread differently"
     verb = "rose" if after > before else "fell"
-    relative = f" ({(after - before) / abs(before):+.0%})" if abs(before) > 1e-6 else ""
+    change = (after - before) / abs(before) if abs(before) > 1e-6 else 0.0
+    relative = f" ({change:+.0%})" if 0.0 < abs(change) <= MAX_PERCENT else ""
     return f"{column.name} {verb} from {_number(before)} to {_number(after)}{relative}"
 
 
 def severity(auc: float) -> str:
     """A word for how well window and reference can be told apart."""
     steps = ((0.6, "hardly distinguishable"), (0.75, "slightly different"), (0.9, "clearly different"))
-    return next((word for limit, word in steps if auc < limit), "a different world")
+    return next((word for limit, word in steps if auc < limit), "entirely different")
 
 
 def mix(comparison: Comparison) -> str:
@@ -102,6 +106,14 @@ def mix(comparison: Comparison) -> str:
 def view_sentence(view: DriftView) -> str:
     """A view's count against its limit."""
     return f"{view.drifted_columns} of {view.columns} columns moved ({view.share:.0%}, limit {view.threshold:.0%})"
+
+
+def _readable(ranked: list[ColumnDrift]) -> list[ColumnDrift]:
+    """The most moved columns of the views that a person can read; of the answers, always the class mix."""
+    image = [column for column in ranked if column.view == "image"]
+    answers = [column for column in ranked if column.view == "prediction"]
+    answers.sort(key=lambda column: column.name != PREDICTED)
+    return [*image[: SHOWN["image"]], *answers[: SHOWN["prediction"]]]
 
 
 def _describe_classes(column: ColumnDrift, classes: list[str]) -> str:

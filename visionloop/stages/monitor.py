@@ -6,10 +6,8 @@ No cursor is kept: what a window has consumed stands in its record.
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +82,12 @@ def window(project: Project, inputs: WindowInputs, stores: Stores) -> Window:
     doubled = sorted(set(captures) & _consumed(project, stores))
     if doubled:
         raise StageError(f"{doubled[0]} is in another window already, and no capture counts twice: list them again")
+    from visionloop.stores.tables import workspace
+
     candidate = _candidate(project, stores, version)
     candidate_uri = stores.ledger.uri(candidate)
     table_key = layout.artifact(project.name, Window.kind, window_id, "window.parquet")
-    with _scratch(stores) as folder:
+    with workspace(stores.settings.home) as folder:
         gathered = _gather(project, stores, captures, candidate, folder / "window.parquet")
         table_uri = stores.objects.upload(folder / "window.parquet", table_key)
     assert gathered.first_at
@@ -118,9 +118,10 @@ def drift(project: Project, inputs: DriftInputs, stores: Stores) -> DriftReport:
     if found:
         return found
     from visionloop.monitoring.drift import compare
+    from visionloop.stores.tables import workspace
 
     record = stores.ledger.get(Window, inputs.window)
-    with _scratch(stores) as folder:
+    with workspace(stores.settings.home) as folder:
         reference, known_images = _reference(project, stores, _candidate(project, stores, record.version), folder)
         samples, images = _read_window(project, stores, record, folder)
     began = time.monotonic()
@@ -336,12 +337,3 @@ def _page(project: Project, report_id: str, name: str) -> str:
 
 def _sha256(stores: Stores, uri: str) -> str:
     return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()
-
-
-@contextmanager
-def _scratch(stores: Stores) -> Iterator[Path]:
-    """A folder below the home for files too large for memory, gone afterwards."""
-    parent = stores.settings.home / "scratch"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="monitor-", dir=parent) as folder:
-        yield Path(folder)

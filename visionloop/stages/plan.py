@@ -29,7 +29,7 @@ def _evidence(project: Project, stores: Stores) -> PlanEvidence:
         latest=latest,
         latest_uri=stores.ledger.uri(latest) if latest else None,
         champion_snapshot=_champion_snapshot(project, stores),
-        trained_snapshots=sorted({id_of(run.snapshot) for run in stores.ledger.all(TrainingRun, project.name)}),
+        trained_snapshots=frozenset(id_of(run.snapshot) for run in stores.ledger.all(TrainingRun, project.name)),
         open_request=state.request if state else None,
     )
 

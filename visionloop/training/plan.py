@@ -1,6 +1,5 @@
 """Should a model be trained now, on which snapshot, for which request? A pure function of the book of record. Light."""
 
-from collections.abc import Collection
 from typing import Literal
 
 from visionloop.records import Frozen, Snapshot
@@ -26,7 +25,7 @@ class PlanEvidence(Frozen):
     latest_uri: str | None
     champion_snapshot: Snapshot | None
     """The snapshot that the serving model was trained on; None before the first release."""
-    trained_snapshots: Collection[str] = ()
+    trained_snapshots: frozenset[str] = frozenset()
     """Ids of the snapshots that some training run has used, whatever became of the model."""
     open_request: str | None = None
     """URI of the open retrain request."""
