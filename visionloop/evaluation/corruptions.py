@@ -1,0 +1,80 @@
+"""Corruptions of uint8 images, severities 1 to 5, seeded: what an image loses between the factory and the field.
+
+Gaussian noise and defocus follow ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), low light follows
+ImageNet-3DCC's `low_light` (Kar et al. 2022, arXiv:2203.01441). Radii are ImageNet-C's for 224 pixels, scaled to the
+image's shorter side.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+
+NOISE_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)
+"""Standard deviation, 1.0 = white (ImageNet-C `gaussian_noise`)."""
+DEFOCUS_RADIUS = (3.0, 4.0, 6.0, 8.0, 10.0)
+"""Pixels of 224 (ImageNet-C `defocus_blur`)."""
+LIGHT = (0.60, 0.50, 0.40, 0.30, 0.20)
+"""Largest brightness that is left (3DCC `low_light`)."""
+LIGHT_GAMMA = 2.0
+LIGHT_SIGMA = (0.008, 0.012, 0.016, 0.02, 0.024)
+"""Sensor noise at that light, 1.0 = white: 3DCC adds more noise the darker it is; a tenth of NOISE_SIGMA and less."""
+CHUNK = 1024
+SUBPIXELS = 8
+
+
+def corrupt(images_NHWC: Images, kind: str, severity: int, *, seed: int) -> Images:
+    """The corrupted copy; the same seed gives the same bytes. `none` returns the images themselves.
+
+    Raises KeyError for an unknown kind; severities are 1 to 5.
+    """
+    if kind == "none" or not len(images_NHWC):
+        return images_NHWC
+    assert 1 <= severity <= 5, severity
+    change, out = KINDS[kind], np.empty_like(images_NHWC)
+    random = np.random.default_rng([seed, severity, *kind.encode()])
+    for start in range(0, len(images_NHWC), CHUNK):
+        unit = images_NHWC[start : start + CHUNK].astype(np.float32) / 255.0
+        changed = change(unit, severity - 1, random)
+        out[start : start + CHUNK] = np.rint(changed.clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return out
+
+
+def gaussian_noise(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Independent noise on each channel of each pixel."""
+    noise = random.standard_normal(images.shape, dtype=np.float32)
+    return np.asarray(images + noise * np.float32(NOISE_SIGMA[level]))
+
+
+def defocus(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Convolution with a disk; the border is repeated."""
+    kernel = torch.from_numpy(disk(DEFOCUS_RADIUS[level] * min(images.shape[1:3]) / 224.0))
+    channels, half = images.shape[3], len(kernel) // 2
+    padded = F.pad(torch.from_numpy(images).permute(0, 3, 1, 2), (half,) * 4, mode="replicate")
+    blurred = F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+    return np.asarray(blurred.permute(0, 2, 3, 1).numpy())
+
+
+def low_light(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Gamma 2, brightness scaled down, then the sensor's noise."""
+    dark = np.asarray(images**LIGHT_GAMMA * np.float32(LIGHT[level]))
+    noise = random.standard_normal(images.shape, dtype=np.float32)
+    return dark + noise * np.float32(LIGHT_SIGMA[level])
+
+
+def disk(radius_px: float) -> NDArray[np.float32]:
+    """A disk of odd side whose edge pixels weigh by the area that it covers of them; sums to 1."""
+    half = int(np.ceil(radius_px))
+    fine = (np.arange((2 * half + 1) * SUBPIXELS) + 0.5) / SUBPIXELS - half - 0.5
+    inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= radius_px**2).astype(np.float64)
+    side = 2 * half + 1
+    covered = inside.reshape(side, SUBPIXELS, side, SUBPIXELS).mean(axis=(1, 3))
+    return (covered / covered.sum()).astype(np.float32)
+
+
+Change = Callable[[NDArray[np.float32], int, np.random.Generator], NDArray[np.float32]]
+KINDS: dict[str, Change] = {"gaussian_noise": gaussian_noise, "defocus": defocus, "low_light": low_light}
