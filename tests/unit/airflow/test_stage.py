@@ -146,7 +146,7 @@ def test_a_light_stage_runs_here(ray, monkeypatch):
         )
     ti = TaskInstance()
     for _ in range(2):
-        with pytest.raises(AirflowSkipException, match="^none: "):
+        with pytest.raises(AirflowSkipException, match=r"^none: "):
             task.execute({"ti": ti, "task": task, "outlet_events": Events()})
     (decision,) = stores.ledger.all(TriggerDecision, "fashion")
     assert ti.pushed["return_value"] == stores.ledger.uri(decision)
