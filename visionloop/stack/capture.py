@@ -1,6 +1,5 @@
 """The capture service: what Envoy samples of the traffic, written to the object store."""
 
-import importlib.util
 import sys
 from datetime import datetime
 
@@ -8,11 +7,6 @@ from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch_json
 from visionloop.stack.s3 import client_environment
 from visionloop.stack.service import ONE_THREAD, Context, Launch, Service
-
-
-def is_there() -> bool:
-    """Whether this version of visionloop has the service."""
-    return importlib.util.find_spec("visionloop.capture") is not None
 
 
 def launch(ctx: Context) -> Launch:

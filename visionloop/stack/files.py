@@ -10,6 +10,8 @@ from typing import Any
 from visionloop.errors import StackError
 
 PRIVATE = 0o600
+TAIL_BYTES = 16_384
+"""How much of a log is looked at: a device in its place would be read for ever."""
 
 
 def write_private(path: Path, text: str) -> None:
@@ -49,7 +51,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise StackError(f"{path} is broken ({error}): `visionloop down` ends what runs and writes it anew") from None
+        raise StackError(f"{path} is broken ({error}): end what still runs, remove it, then `visionloop up`") from None
 
 
 def open_log(path: Path, title: str) -> int:
@@ -69,8 +71,8 @@ def last_line(path: Path, since: int = 0) -> str:
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(since, file.tell() - 16_384, 0))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(since, file.tell() - TAIL_BYTES, 0))
+            lines = file.read(TAIL_BYTES).decode(errors="replace").splitlines()
     except OSError:
         return ""
     spoken = [line.strip() for line in lines if line.strip() and not line.startswith("---")]

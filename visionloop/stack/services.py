@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable
 
 from visionloop.errors import StackError
-from visionloop.stack import capture
 from visionloop.stack.airflow import AIRFLOW
 from visionloop.stack.capture import CAPTURE
 from visionloop.stack.envoy import ENVOY
@@ -24,9 +23,9 @@ GROUPS = {
 def select(only: Collection[str] | None = None, without: Collection[str] = ()) -> list[Service]:
     """The services to run: all, or `only` and what they need; never those `without`. Raises StackError."""
     left_out = set(_expand(without))
-    known = {service.name: service for service in ALL if service is not CAPTURE or capture.is_there()}
+    known = {service.name: service for service in ALL}
     names = set(known) if only is None else _with_needs(_expand(only), known, left_out)
-    chosen = [service for service in ALL if service.name in names - left_out and service.name in known]
+    chosen = [service for service in ALL if service.name in names - left_out]
     if not chosen:
         raise StackError("no service is left to start: see `--only` and `--without`")
     return chosen
