@@ -1,7 +1,7 @@
 """Corruptions of uint8 images, severities 1 to 5, seeded: what an image loses between the factory and the field.
 
 Gaussian noise and defocus follow ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), low light follows
-ImageNet-3DCC's `low_light` (Kar et al. 2022, arXiv:2203.01441). Radii are ImageNet-C's for 224 pixels, scaled to the
+ImageNet-3DCC's `low_light` (Kar et al. 2022, arXiv:2203.01441): gamma, less light, photon and read noise. Radii are ImageNet-C's for 224 pixels, scaled to the
 image's shorter side.
 """
 
@@ -19,10 +19,12 @@ NOISE_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)
 DEFOCUS_RADIUS = (3.0, 4.0, 6.0, 8.0, 10.0)
 """Pixels of 224 (ImageNet-C `defocus_blur`)."""
 LIGHT = (0.60, 0.50, 0.40, 0.30, 0.20)
-"""Largest brightness that is left (3DCC `low_light`)."""
+"""Brightness of the brightest pixel (3DCC `low_light`)."""
 LIGHT_GAMMA = 2.0
-LIGHT_SIGMA = (0.008, 0.012, 0.016, 0.02, 0.024)
-"""Sensor noise at that light, 1.0 = white: 3DCC adds more noise the darker it is; a tenth of NOISE_SIGMA and less."""
+PHOTONS = (600.0, 250.0, 120.0, 50.0, 30.0)
+"""Photons that white stands for: fewer, more noise (3DCC `poisson_gaussian_noise`, as the next line)."""
+READ_NOISE = 0.1
+"""Share of NOISE_SIGMA that comes on top."""
 CHUNK = 1024
 SUBPIXELS = 8
 
@@ -47,7 +49,7 @@ def corrupt(images_NHWC: Images, kind: str, severity: int, *, seed: int) -> Imag
 def gaussian_noise(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
     """Independent noise on each channel of each pixel."""
     noise = random.standard_normal(images.shape, dtype=np.float32)
-    return np.asarray(images + noise * np.float32(NOISE_SIGMA[level]))
+    return np.add(images, noise * np.float32(NOISE_SIGMA[level]), dtype=np.float32)
 
 
 def defocus(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -60,10 +62,13 @@ def defocus(images: NDArray[np.float32], level: int, random: np.random.Generator
 
 
 def low_light(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
-    """Gamma 2, brightness scaled down, then the sensor's noise."""
-    dark = np.asarray(images**LIGHT_GAMMA * np.float32(LIGHT[level]))
+    """The image's range stretched to [0, LIGHT] by gamma 2, then the noise of few photons and of the sensor."""
+    low = images.min(axis=(1, 2, 3), keepdims=True)
+    reach = np.maximum(images.max(axis=(1, 2, 3), keepdims=True) - low, np.float32(1 / 255))
+    dark = ((images - low) / reach) ** LIGHT_GAMMA * LIGHT[level]
+    counted = (random.poisson(dark * PHOTONS[level]) / PHOTONS[level]).clip(0.0, 1.0).astype(np.float32)
     noise = random.standard_normal(images.shape, dtype=np.float32)
-    return dark + noise * np.float32(LIGHT_SIGMA[level])
+    return np.add(counted, noise * np.float32(READ_NOISE * NOISE_SIGMA[level]), dtype=np.float32)
 
 
 def disk(radius_px: float) -> NDArray[np.float32]:
