@@ -246,9 +246,13 @@ class LaneEvidence(Frozen):
 
     lane: Literal["stable", "canary"]
     requests: int
+    """All that were sent its way, live traffic and probes."""
     errors: int
+    """Requests that it failed, also those that the other lane then answered."""
+    probes: int = 0
+    """Of its requests, those that the loop sent itself: their answers are known offline."""
     disagreements: int
-    """Answers that differ from the ones recorded offline for that lane's model."""
+    """Probes whose answers differ from the ones recorded offline for that lane's model."""
     latency_p50_ms: float
     latency_p95_ms: float
 

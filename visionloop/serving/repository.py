@@ -27,26 +27,16 @@ class Entry:
     folder: Path
     """`<model_repository>/<lane>/<model>`."""
 
-    def write(self, *, version: int, config: str, model: bytes, sha256: str) -> str | None:
-        """Make `version` the one that is served next; returns the config that was there before, for `restore`.
+    def write(self, *, version: int, config: str, model: bytes, sha256: str) -> None:
+        """Make `version` the one that is loaded next.
 
         Raises IntegrityError, with nothing changed, when the model is not the one vouched for.
         """
         found = hashlib.sha256(model).hexdigest()
         if found != sha256:
             raise IntegrityError(f"{self.folder.name} version {version}: expected SHA-256 {sha256}, found {found}")
-        before = self.config()
         self._write_version(version, model, sha256)
         _replace(self.folder / CONFIG, config.encode())
-        return before
-
-    def restore(self, config: str | None) -> None:
-        """Take a `write` back: the config that was there before, or nothing at all."""
-        if config is None:
-            self.remove()
-            return
-        _replace(self.folder / CONFIG, config.encode())
-        self.prune()
 
     def config(self) -> str | None:
         """The text of `config.pbtxt`, None where there is no entry."""

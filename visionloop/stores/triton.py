@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 LaneName = Literal["stable", "canary"]
 DEADLINE_SECONDS = 10.0
 LOAD_SECONDS = 120.0
+UNLOAD_SECONDS = 15.0
+"""With a dead model process an unload never ends."""
 UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
 
 
@@ -70,7 +72,7 @@ class Lane:
         """Stop serving; a model that is not loaded is fine."""
         log.info("lane %s: unload %s", self.name, model)
         with self._speaking(model):
-            self._client.unload_model(model, client_timeout=LOAD_SECONDS)
+            self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
 
     def served(self, model: str) -> int | None:
         """The version that this lane answers with, None when it has none ready."""

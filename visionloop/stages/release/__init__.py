@@ -1,0 +1,13 @@
+"""An approved candidate's way into service: preflight, canary, promote; and rollback, the way back.
+
+Each takes up where a killed process stopped: how far a release came stands in the project's `rollout` document, what
+came of it in its `Release` record. A finished release returns its record from every function.
+"""
+
+from visionloop.stages.release.inputs import Inputs, RollbackInputs
+from visionloop.stages.release.loading import preflight
+from visionloop.stages.release.promotion import promote
+from visionloop.stages.release.steps import canary
+from visionloop.stages.release.way_back import rollback
+
+__all__ = ["Inputs", "RollbackInputs", "canary", "preflight", "promote", "rollback"]

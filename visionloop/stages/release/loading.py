@@ -1,0 +1,136 @@
+"""Preflight: are the files those that were approved, does Triton load them, and does it answer as it did offline?"""
+
+import hashlib
+import logging
+from datetime import UTC, datetime
+
+from visionloop.errors import IntegrityError, StageError
+from visionloop.project import Project
+from visionloop.records import Candidate, Release, RolloutState
+from visionloop.serving.golden import Golden, read_golden
+from visionloop.stages.release.inputs import Inputs
+from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
+from visionloop.stores import Stores
+from visionloop.stores.triton import Lane, ModelRefused
+
+log = logging.getLogger(__name__)
+
+MODEL, CONFIG, GOLDEN = "model.onnx", "config.pbtxt", "golden.npz"
+
+
+def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
+    """Bring the candidate into the canary lane, without any traffic; a Release record says why not."""
+    rollout = open_rollout(project, inputs, stores)
+    done = rollout.finished()
+    if done:
+        return done
+    refusal = _refusal(rollout)
+    if refusal:
+        return rollout.record("rejected", refusal)
+    state = _claim(rollout)
+    if state.phase != "preflight" and stores.canary.served(project.name) == rollout.candidate.version:
+        return state
+    try:
+        load(stores.canary, project, rollout.candidate, stores)
+    except ModelRefused as error:
+        return rollout.end("rejected", str(error))
+    return rollout.advance(phase="canary") if state.phase == "preflight" else state
+
+
+def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:
+    """Write the entry, load it, and hold its answers against the offline ones.
+
+    Raises ModelRefused when Triton does not load it or answers otherwise, IntegrityError for a file that is not the
+    candidate's; the entry on disk is then still the new one.
+    """
+    model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
+    entry = lane.entry(project.name)
+    entry.write(version=candidate.version, config=config.decode(), model=model, sha256=candidate.model_sha256)
+    lane.load(project.name)
+    served = lane.served(project.name)
+    if served != candidate.version:
+        raise ModelRefused(f"the {lane.name} lane serves version {served}, expected {candidate.version}")
+    smoke(lane, project, candidate.version, read_golden(golden))
+    entry.prune()
+
+
+def smoke(lane: Lane, project: Project, version: int, golden: Golden) -> None:
+    """Ask for all golden samples, past the endpoint. Raises ModelRefused when answers differ from the offline ones."""
+    size, wrong = project.serving.max_batch_size, 0
+    for start in range(0, len(golden.images), size):
+        part = Golden(golden.images[start : start + size], golden.probabilities[start : start + size])
+        found = lane.infer(project.name, part.images, version=version)
+        if found.shape != part.probabilities.shape:
+            raise ModelRefused(f"answers have shape {found.shape}, offline they had {part.probabilities.shape}")
+        wrong += part.disagreements(found)
+    allowed = project.release.max_disagreement * len(golden.images)
+    log.info("smoke test of version %d in the %s lane: %d of %d differ", version, lane.name, wrong, len(golden.images))
+    if wrong > allowed:
+        raise ModelRefused(
+            f"version {version} in the {lane.name} lane answers {wrong} of {len(golden.images)} golden samples "
+            f"otherwise than offline, allowed {allowed:.1f}"
+        )
+
+
+def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
+    """An artifact's bytes. Raises IntegrityError when they are not those that the candidate vouches for."""
+    artifact = candidate.artifacts.get(name)
+    if artifact is None:
+        raise IntegrityError(f"candidate {candidate.id} has no {name}, only {', '.join(candidate.artifacts)}")
+    data = stores.objects.get(stores.objects.key(artifact.uri))
+    found = hashlib.sha256(data).hexdigest()
+    if found != artifact.sha256:
+        raise IntegrityError(f"{artifact.uri}: expected SHA-256 {artifact.sha256}, found {found}: it was changed")
+    return data
+
+
+def _refusal(rollout: Rollout) -> str | None:
+    """Why this candidate is not to be tried at all."""
+    if rollout.approval.decision == "rejected":
+        return f"{rollout.approval.by} rejected it: {rollout.approval.reason}"
+    serving = rollout.serving()
+    if serving and serving.version > rollout.candidate.version:
+        return f"version {serving.version} serves already, which is newer than {rollout.candidate.version}"
+    return None
+
+
+def _claim(rollout: Rollout) -> RolloutState:
+    """Become the release in progress. An older one that nobody finished is ended; a newer one is left alone."""
+    stores, name = rollout.stores, rollout.project.name
+    state = rollout.state()
+    if rollout.is_mine(state):
+        return state
+    if state.candidate and state.approval:
+        _take_over(rollout, Inputs(candidate=state.candidate, approval=state.approval))
+    _check_stable(rollout)
+
+    def change(current: RolloutState | None) -> RolloutState:
+        if current and current.candidate and not rollout.is_mine(current):
+            raise StageError(f"another release of {name} began at this moment: {current.candidate}")
+        return RolloutState(
+            candidate=rollout.inputs.candidate,
+            approval=rollout.inputs.approval,
+            phase="preflight",
+            updated_at=datetime.now(UTC),
+        )
+
+    return stores.state.update(RolloutState, name, STATE, change)
+
+
+def _take_over(rollout: Rollout, other: Inputs) -> None:
+    abandoned = open_rollout(rollout.project, other, rollout.stores)
+    if abandoned.candidate.version > rollout.candidate.version:
+        raise StageError(f"version {abandoned.candidate.version}, which is newer, is being released")
+    if not abandoned.finished():
+        abandoned.end("rolled_back", f"version {rollout.candidate.version} came before it was through")
+
+
+def _check_stable(rollout: Rollout) -> None:
+    """A canary is compared with what was released, so that must be there."""
+    serving = rollout.serving()
+    found = rollout.stores.stable.served(rollout.project.name)
+    if serving and found != serving.version:
+        raise StageError(
+            f"the stable lane serves version {found} of {rollout.project.name}, released is {serving.version}: "
+            f"`visionloop rollback {rollout.project.name} --to {serving.version}` loads it again"
+        )

@@ -1,0 +1,89 @@
+"""Rollback: an earlier released version serves again, or the canary in progress is called off."""
+
+import logging
+
+from visionloop.errors import StageError
+from visionloop.monitoring.champion import serving_release
+from visionloop.project import Project
+from visionloop.records import Candidate, Release, RolloutState, record_id
+from visionloop.stages.release.inputs import Inputs, RollbackInputs
+from visionloop.stages.release.loading import load
+from visionloop.stages.release.promotion import put_back
+from visionloop.stages.release.rollout import STATE, open_rollout
+from visionloop.stores import Stores
+from visionloop.stores.triton import ModelRefused
+
+log = logging.getLogger(__name__)
+
+
+def rollback(project: Project, inputs: RollbackInputs, stores: Stores) -> Release:
+    """Load the version in the stable lane, verify it, then move weights and alias. If it cannot load, nothing changes.
+
+    While a canary runs and no version is named, that canary is called off and its record returned: what serves is
+    already the version before it. Raises StageError when there is nothing to go back to.
+    """
+    called_off = _call_off(project, inputs, stores)
+    if called_off and inputs.to_version is None:
+        return called_off
+    releases = [r for r in stores.ledger.all(Release, project.name) if r.outcome == "promoted"]
+    serving = serving_release(releases)
+    if serving is None:
+        raise StageError(f"{project.name} was never released, so there is nothing to go back to")
+    target = _target(project, inputs, serving, releases)
+    candidate = stores.ledger.get(Candidate, target.candidate)
+    _load(project, candidate, serving, stores)
+    stores.routes.set(project, stable=100, canary=0)
+    stores.registry.set_champion(project.name, candidate.version)
+    if target.version == serving.version:
+        return serving
+    return stores.ledger.put(_record(project, inputs, serving, target))
+
+
+def _call_off(project: Project, inputs: RollbackInputs, stores: Stores) -> Release | None:
+    state = stores.state.read(RolloutState, project.name, STATE)
+    if not state or not state.candidate or not state.approval:
+        return None
+    rollout = open_rollout(project, Inputs(candidate=state.candidate, approval=state.approval), stores)
+    return rollout.finished() or rollout.end("rolled_back", f"called off by {inputs.by}: {inputs.reason}")
+
+
+def _target(project: Project, inputs: RollbackInputs, serving: Release, releases: list[Release]) -> Release:
+    """The first release of the version: a later rollback to it says nothing about what came before."""
+    first: dict[int, Release] = {}
+    for release in releases:
+        first.setdefault(release.version, release)
+    version = inputs.to_version if inputs.to_version is not None else first[serving.version].previous_version
+    if version is None or version not in first:
+        known = ", ".join(map(str, sorted(first)))
+        wanted = f"version {version}" if version is not None else "a version before the first one"
+        raise StageError(f"{project.name} cannot go back to {wanted}: released were {known}")
+    return first[version]
+
+
+def _load(project: Project, candidate: Candidate, serving: Release, stores: Stores) -> None:
+    try:
+        load(stores.stable, project, candidate, stores)
+    except ModelRefused as error:
+        if candidate.version != serving.version:
+            put_back(project, serving, stores)
+        raise StageError(f"version {serving.version} of {project.name} goes on serving: {error}") from error
+
+
+def _record(project: Project, inputs: RollbackInputs, serving: Release, target: Release) -> Release:
+    reason = f"version {target.version} serves again instead of {serving.version}, by {inputs.by}: {inputs.reason}"
+    log.info("%s: %s", project.name, reason)
+    return Release(
+        id=record_id("release", project.name, instead_of=serving.id, version=target.version),
+        project=project.name,
+        inputs=target.inputs,
+        input_digests=target.input_digests,
+        config_digest=project.config_digest("release", "serving"),
+        candidate=target.candidate,
+        approval=target.approval,
+        version=target.version,
+        model_sha256=target.model_sha256,
+        previous_version=serving.version,
+        steps=[],
+        outcome="promoted",
+        reason=reason,
+    )
