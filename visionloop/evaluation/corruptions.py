@@ -1,8 +1,8 @@
 """Corruptions of uint8 images, severities 1 to 5, seeded: what an image loses between the factory and the field.
 
 Gaussian noise and defocus follow ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), low light follows
-ImageNet-3DCC's `low_light` (Kar et al. 2022, arXiv:2203.01441): gamma, less light, photon and read noise. Radii are ImageNet-C's for 224 pixels, scaled to the
-image's shorter side.
+ImageNet-3DCC's `low_light` (Kar et al. 2022, arXiv:2203.01441): gamma, less light, photon and read
+noise. Radii are ImageNet-C's for 224 pixels, scaled to the image's shorter side.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,8 @@ def corrupt(images_NHWC: Images, kind: str, severity: int, *, seed: int) -> Imag
 def gaussian_noise(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
     """Independent noise on each channel of each pixel."""
     noise = random.standard_normal(images.shape, dtype=np.float32)
-    return np.add(images, noise * np.float32(NOISE_SIGMA[level]), dtype=np.float32)
+    changed: NDArray[np.float32] = np.add(images, noise * np.float32(NOISE_SIGMA[level]), dtype=np.float32)
+    return changed
 
 
 def defocus(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -58,7 +59,8 @@ def defocus(images: NDArray[np.float32], level: int, random: np.random.Generator
     channels, half = images.shape[3], len(kernel) // 2
     padded = F.pad(torch.from_numpy(images).permute(0, 3, 1, 2), (half,) * 4, mode="replicate")
     blurred = F.conv2d(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
-    return np.asarray(blurred.permute(0, 2, 3, 1).numpy())
+    changed: NDArray[np.float32] = blurred.permute(0, 2, 3, 1).numpy()
+    return changed
 
 
 def low_light(images: NDArray[np.float32], level: int, random: np.random.Generator) -> NDArray[np.float32]:
@@ -68,7 +70,10 @@ def low_light(images: NDArray[np.float32], level: int, random: np.random.Generat
     dark = ((images - low) / reach) ** LIGHT_GAMMA * LIGHT[level]
     counted = (random.poisson(dark * PHOTONS[level]) / PHOTONS[level]).clip(0.0, 1.0).astype(np.float32)
     noise = random.standard_normal(images.shape, dtype=np.float32)
-    return np.add(counted, noise * np.float32(READ_NOISE * NOISE_SIGMA[level]), dtype=np.float32)
+    changed: NDArray[np.float32] = np.add(
+        counted, noise * np.float32(READ_NOISE * NOISE_SIGMA[level]), dtype=np.float32
+    )
+    return changed
 
 
 def disk(radius_px: float) -> NDArray[np.float32]:
