@@ -24,6 +24,14 @@ DEADLINE_SECONDS = 10.0
 LOAD_SECONDS = 120.0
 UNLOAD_SECONDS = 15.0
 """With a dead model process an unload never ends."""
+CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A lane that was restarted is found again at once, not after seconds of back-off.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
 UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
 
 
@@ -120,7 +128,7 @@ class Lane:
         if not hasattr(self, "_made"):
             from tritonclient.grpc import InferenceServerClient
 
-            self._made: Any = InferenceServerClient(self.address)
+            self._made: Any = InferenceServerClient(self.address, channel_args=CHANNEL)
         return self._made
 
     @contextmanager

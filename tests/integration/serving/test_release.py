@@ -1,0 +1,236 @@
+"""Releases on real Triton lanes behind a real Envoy: no request fails, whatever the candidate is."""
+
+import signal
+import threading
+import time
+
+import pytest
+
+from visionloop.errors import Conflict, IntegrityError, StageError
+from visionloop.records import Release, RetrainState, RolloutState, TrainingRun
+from visionloop.stages import release
+from visionloop.stages.release import RollbackInputs
+from visionloop.stages.release.rollout import open_rollout
+
+from . import tiny
+from .conftest import make_project
+from .world import Traffic, World
+
+BACK = RollbackInputs(by="sre", reason="complaints")
+
+
+def world(servers, name: str) -> World:
+    return World(servers, make_project(servers, name))
+
+
+def test_a_first_release_and_a_second_one_under_load_fail_no_request(running):
+    here = world(running, "walk")
+    first = here.release(1)
+    assert (first.outcome, first.previous_version, [s.canary_percent for s in first.steps]) == ("promoted", None, [100])
+    assert here.versions() == {("stable", 1): 40}
+    with Traffic(here) as traffic:
+        second = here.release(2, bias=0.5)
+        time.sleep(0.3)
+    assert traffic.failures == []
+    assert {("stable", 1), ("canary", 2), ("stable", 2)} <= traffic.seen.keys()
+    assert (second.outcome, second.previous_version) == ("promoted", 1)
+    assert [s.canary_percent for s in second.steps] == [20, 60]
+    for step in second.steps:
+        stable, canary = step.lanes
+        assert canary.probes >= 60
+        assert canary.requests >= canary.probes
+        assert (canary.errors, canary.disagreements, stable.errors, stable.disagreements) == (0, 0, 0, 0)
+        assert canary.latency_p95_ms >= canary.latency_p50_ms > 0
+    assert here.registry.aliases["walk"] == 2
+    assert here.registry.tags["walk", 2]["visionloop.decision"] == "approved"
+    assert here.stores.canary.served("walk") is None
+    assert here.stores.state.read(RolloutState, "walk", "rollout").phase == "idle"
+    assert [p.name for p in here.stores.stable.entry("walk").folder.iterdir() if p.is_dir()] == ["2"]
+
+
+def test_a_finished_release_returns_its_record_from_every_stage(running):
+    here = world(running, "again")
+    first = here.release(1)
+    inputs = release.Inputs(candidate=first.candidate, approval=first.approval)
+    for stage in (release.preflight, release.canary, release.promote):
+        assert stage(here.project, inputs, here.connect()) == first
+    assert len(here.stores.ledger.all(Release, "again")) == 1
+
+
+def test_a_model_that_triton_refuses_changes_nothing(running):
+    here = world(running, "corrupt")
+    here.release(1)
+    with Traffic(here) as traffic:
+        refused = release.preflight(here.project, here.inputs(here.candidate(2, corrupt=True)), here.stores)
+    assert refused.outcome == "rejected"
+    assert "refused corrupt" in refused.reason
+    assert "\n" not in refused.reason
+    assert traffic.failures == []
+    assert set(traffic.seen) == {("stable", 1)}
+    assert here.registry.aliases["corrupt"] == 1
+    assert not here.stores.canary.entry("corrupt").folder.exists()
+
+
+def test_a_model_that_answers_otherwise_than_offline_is_refused(running):
+    here = world(running, "liar")
+    refused = here.release(1, wrong_golden=True)
+    assert refused.outcome == "rejected"
+    assert "otherwise than offline" in refused.reason
+    assert here.stores.routes.current("liar") is None
+
+
+def test_an_artifact_that_was_changed_after_the_approval_is_not_loaded(running):
+    here = world(running, "tampered")
+    candidate = here.candidate(1)
+    inputs = here.inputs(candidate)
+    other = tiny.tiny_onnx(running.folder / "evil.onnx", flipped=True).read_bytes()
+    here.stores.objects.put("tampered/artifacts/candidate/v1/model.onnx", other)
+    with pytest.raises(IntegrityError, match="it was changed"):
+        release.preflight(here.project, inputs, here.stores)
+    assert here.stores.canary.served("tampered") is None
+
+
+def test_a_rejected_candidate_is_not_loaded(running):
+    here = world(running, "refused")
+    candidate = here.candidate(1)
+    approval = here.stores.ledger.uri(here.approve(candidate, "rejected"))
+    done = release.preflight(here.project, release.Inputs(candidate=candidate, approval=approval), here.stores)
+    assert done.outcome == "rejected"
+    assert here.stores.canary.served("refused") is None
+
+
+def test_rollback_loads_the_version_before_and_a_failing_one_changes_nothing(running):
+    here = world(running, "back")
+    here.release(1)
+    second = here.release(2, bias=0.5)
+    with Traffic(here) as traffic:
+        back = release.rollback(here.project, BACK, here.stores)
+    assert traffic.failures == []
+    assert (back.version, back.previous_version, back.outcome) == (1, 2, "promoted")
+    assert "complaints" in back.reason
+    assert here.versions() == {("stable", 1): 40}
+    assert here.registry.aliases["back"] == 1
+    with pytest.raises(StageError, match="before the first one"):
+        release.rollback(here.project, BACK, here.stores)
+    here.stores.objects.put("back/artifacts/candidate/v2/model.onnx", b"gone bad")
+    with pytest.raises(IntegrityError):
+        release.rollback(here.project, BACK.model_copy(update={"to_version": 2}), here.stores)
+    assert here.versions() == {("stable", 1): 40}
+    assert second.version == 2
+
+
+def test_a_killed_release_goes_on_in_another_process(running):
+    here = world(running, "killed")
+    here.release(1)
+    inputs = here.inputs(here.candidate(2, bias=0.5))
+    release.preflight(here.project, inputs, here.stores)
+    stores = here.connect()
+    real_advance = stores.state.update
+
+    def die_after_the_first_step(kind, project, name, change):
+        state = real_advance(kind, project, name, change)
+        if len(getattr(state, "steps", [])) == 1:
+            raise KeyboardInterrupt
+        return state
+
+    stores.state.update = die_after_the_first_step
+    with pytest.raises(KeyboardInterrupt):
+        release.canary(here.project, inputs, stores)
+    assert here.stores.state.read(RolloutState, "killed", "rollout").canary_percent == 20
+    assert release.preflight(here.project, inputs, here.connect()).phase == "canary"
+    release.canary(here.project, inputs, here.connect())
+    done = release.promote(here.project, inputs, here.connect())
+    assert done.outcome == "promoted"
+    assert [s.canary_percent for s in done.steps] == [20, 60]
+
+
+def test_rollback_calls_off_a_canary_in_progress(running):
+    here = world(running, "calledoff")
+    here.release(1)
+    inputs = here.inputs(here.candidate(2, bias=0.5))
+    release.preflight(here.project, inputs, here.stores)
+    release.canary(here.project, inputs, here.stores)
+    assert here.stores.routes.current("calledoff").canary == 60
+    off = release.rollback(here.project, BACK, here.stores)
+    assert (off.version, off.outcome) == (2, "rolled_back")
+    assert here.versions() == {("stable", 1): 40}
+    assert release.promote(here.project, inputs, here.stores) == off
+
+
+def test_a_newer_candidate_takes_over_and_the_older_process_stops(running):
+    here = world(running, "newer")
+    here.release(1)
+    old = here.inputs(here.candidate(2, bias=0.5))
+    release.preflight(here.project, old, here.stores)
+    new = here.inputs(here.candidate(3, bias=0.7))
+    release.preflight(here.project, new, here.connect())
+    assert release.canary(here.project, old, here.stores).outcome == "rolled_back"
+    older = here.inputs(here.candidate(2, bias=0.9, key="v2-again"))
+    with pytest.raises(StageError, match="newer, is being released"):
+        release.preflight(here.project, older, here.stores)
+
+
+def test_the_retrain_request_is_closed_by_the_release_that_answers_it(running):
+    here = world(running, "asked")
+    run = TrainingRun(
+        id="run1",
+        project="asked",
+        snapshot="s",
+        retrain_request="req1",
+        mlflow_run_id="m",
+        checkpoint_uri="c",
+        checkpoint_sha256="c",
+        epochs=1,
+        samples_seen=1,
+        workers=1,
+        device="cpu",
+        precision="fp32",
+        seconds=1.0,
+        metrics={},
+    )
+    here.stores.ledger.put(run)
+    request = f"{here.stores.objects.root}/asked/records/trigger_decision/req1.json"
+    here.stores.state.update(RetrainState, "asked", "retrain", lambda _: RetrainState(request=request))
+    other = here.release(1)
+    assert here.stores.state.read(RetrainState, "asked", "retrain").request == request
+    done = here.release(2, training_run="run1")
+    state = here.stores.state.read(RetrainState, "asked", "retrain")
+    assert (state.request, state.closed_by) == (None, here.stores.ledger.uri(done))
+    assert other.outcome == "promoted"
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_canary_that_dies_costs_no_request_and_is_rolled_back(own_servers, blow):
+    here = world(own_servers, "dying")
+    here.release(1)
+    inputs = here.inputs(here.candidate(2, bias=0.5))
+    release.preflight(here.project, inputs, here.stores)
+    threading.Timer(0.2, own_servers.kill, ("canary", blow)).start()
+    with Traffic(here) as traffic:
+        done = release.canary(here.project, inputs, here.stores)
+    assert done.outcome == "rolled_back"
+    assert traffic.failures == []
+    assert here.versions() == {("stable", 1): 40}
+    assert here.registry.aliases["dying"] == 1
+
+
+def test_a_stable_lane_that_is_down_stops_a_release_before_it_begins(own_servers):
+    here = world(own_servers, "alone")
+    here.release(1)
+    own_servers.kill("stable")
+    inputs = here.inputs(here.candidate(2))
+    with pytest.raises(Exception, match="stable lane"):
+        release.preflight(here.project, inputs, here.stores)
+    own_servers.start_lane("stable")
+    assert here.versions() == {("stable", 1): 40}
+    assert release.preflight(here.project, inputs, here.connect()).phase == "canary"
+
+
+def test_conflict_is_what_a_superseded_process_gets(running):
+    here = world(running, "lost")
+    inputs = here.inputs(here.candidate(1))
+    release.preflight(here.project, inputs, here.stores)
+    rollout = open_rollout(here.project, inputs, here.stores)
+    here.stores.state.update(RolloutState, "lost", "rollout", lambda _: RolloutState())
+    with pytest.raises(Conflict, match="taken over"):
+        rollout.advance(phase="promoting")
