@@ -83,7 +83,8 @@ def disk(radius_px: float) -> NDArray[np.float32]:
     inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= radius_px**2).astype(np.float64)
     side = 2 * half + 1
     covered = inside.reshape(side, SUBPIXELS, side, SUBPIXELS).mean(axis=(1, 3))
-    return (covered / covered.sum()).astype(np.float32)
+    kernel: NDArray[np.float32] = (covered / covered.sum()).astype(np.float32)
+    return kernel
 
 
 Change = Callable[[NDArray[np.float32], int, np.random.Generator], NDArray[np.float32]]

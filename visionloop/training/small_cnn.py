@@ -6,6 +6,8 @@ add up to one worker's, training and serving are the same graph, and on two core
 group normalisation takes.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,6 +63,28 @@ class StandardizedConv2d(nn.Conv2d):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Convolve with the standardised weights."""
+        return F.conv2d(image_BCHW, self._standardized(), self.bias, self.stride, self.padding)
+
+    def plain(self) -> nn.Conv2d:
+        """The ordinary convolution that computes the same: what is served."""
+        channels_out, channels_in = self.weight.shape[:2]
+        conv = nn.Conv2d(channels_in, channels_out, 3, int(self.stride[0]), 1)
+        assert conv.bias is not None and self.bias is not None
+        conv.weight.data, conv.bias.data = self._standardized().detach().contiguous(), self.bias.detach().clone()
+        return conv
+
+    def _standardized(self) -> Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, unbiased=False)
-        weight = (self.weight - mean) * torch.rsqrt(variance + 1e-6) * (self._scale * self.gain)
-        return F.conv2d(image_BCHW, weight, self.bias, self.stride, self.padding)
+        weight: Tensor = (self.weight - mean) * torch.rsqrt(variance + 1e-6) * (self._scale * self.gain)
+        return weight
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """A copy in which each standardised convolution is a plain one; other models are copied as they are."""
+    return _fold(copy.deepcopy(model))
+
+
+def _fold(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        module.add_module(name, child.plain() if isinstance(child, StandardizedConv2d) else _fold(child))
+    return module
