@@ -53,8 +53,10 @@ def judge(table: pa.Table, terms: Terms, *, title: str) -> Verdict:
     samples = evaluate(frame, _about_samples(terms), name="samples")
     reasons, details = _quarantined(frame, samples)
     accepted = np.array([not reason for reason in reasons], bool)
-    batch = evaluate(_summary(frame, accepted), _about_batch(terms.contract), name="batch")
-    checks = [_check(result, len(frame)) for result in (*samples, *batch)]
+    summary = _summary(frame, accepted)
+    batch = evaluate(summary, _about_batch(terms.contract), name="batch")
+    checks = [_sample_check(result, len(frame)) for result in samples]
+    checks += [_batch_check(result, summary) for result in batch]
     refused = any(check.severity == "error" and not check.passed for check in checks)
     outcome: Literal["accepted", "refused"] = "refused" if refused else "accepted"
     return Verdict(outcome, reasons, details, checks, page(title, outcome, checks, [samples, batch]))
@@ -177,15 +179,21 @@ def _quarantined(frame: pd.DataFrame, results: Sequence[Result]) -> tuple[list[s
     return reasons, details
 
 
-def _check(result: Result, rows: int) -> Check:
-    expected = result.expected
-    failed = len(result.failed_rows) if expected.severity != "error" and rows else 0
-    observed = result.observed if result.observed is not None else f"{failed} of {rows} samples break it"
+def _sample_check(result: Result, rows: int) -> Check:
+    failed = len(result.failed_rows)
+    return _check(result, f"{failed} of {rows} samples break it", failed)
+
+
+def _batch_check(result: Result, summary: pd.DataFrame) -> Check:
+    return _check(result, f"{summary[result.column].iat[0]:.6g}", 0)
+
+
+def _check(result: Result, observed: str, failed_samples: int) -> Check:
     return Check(
-        name=expected.name,
-        severity=expected.severity,
+        name=result.expected.name,
+        severity=result.expected.severity,
         passed=result.passed,
         observed=observed,
-        expected=expected.text,
-        failed_samples=failed,
+        expected=result.expected.text,
+        failed_samples=failed_samples,
     )

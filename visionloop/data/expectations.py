@@ -47,8 +47,6 @@ class Result:
     passed: bool
     column: str
     failed_rows: list[int]
-    observed: str | None
-    """The value, of a table of one row; None for longer ones."""
     raw: Any
     """The whole validation result that this one is a part of, for its page."""
 
@@ -74,7 +72,7 @@ def evaluate(frame: pd.DataFrame, expected: Sequence[Expected], *, name: str) ->
             result_format={"result_format": "COMPLETE", "return_unexpected_index_query": False},
         )
     by_number = {found.expectation_config.meta["number"]: found for found in answer.results}
-    return [_result(one, by_number[number], frame, answer) for number, one in enumerate(expected)]
+    return [_result(one, by_number[number], answer) for number, one in enumerate(expected)]
 
 
 def render(answer: Any) -> str:
@@ -83,10 +81,9 @@ def render(answer: Any) -> str:
         return str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(answer)))
 
 
-def _result(expected: Expected, found: Any, frame: pd.DataFrame, answer: Any) -> Result:
+def _result(expected: Expected, found: Any, answer: Any) -> Result:
     if found.exception_info and found.exception_info.get("raised_exception"):
         raise StageError(f"check {expected.name!r} could not be computed: {found.exception_info['exception_message']}")
     column = str(found.expectation_config.kwargs["column"])
-    observed = f"{frame[column].iat[0]:.6g}" if len(frame) == 1 and expected.severity != "quarantine" else None
     rows = [int(row) for row in found.result.get("unexpected_index_list") or []]
-    return Result(expected, bool(found.success), column, rows, observed, answer)
+    return Result(expected, bool(found.success), column, rows, answer)

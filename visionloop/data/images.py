@@ -23,6 +23,7 @@ Reason = Literal["empty", "not_an_image", "truncated", "corrupt", "too_large"]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """What cameras write. A short list on purpose: other PIL plug-ins start programs (EPS) or are rarely exercised."""
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 MAX_SIDE = 8192
 """Pixels; the default bound of either side."""
 MAX_FILE_BYTES = 256 << 20
@@ -110,6 +111,8 @@ def _open(data: bytes, max_side: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError("too_large", str(error)) from None
     except UnidentifiedImageError:
+        if data.startswith(SIGNATURES):
+            raise ImageError("corrupt", "it begins like an image, but its header cannot be read") from None
         raise ImageError("not_an_image", f"expected {', '.join(FORMATS)}, found {data[:8]!r}") from None
     except (*_BROKEN, *_BROKEN_TOO) as error:
         raise _explained(error) from None

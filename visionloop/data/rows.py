@@ -28,6 +28,16 @@ SCHEMA = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
+VERDICT = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+"""The verdict on the rows of an ingest table, in their order; `reason` is "" for what was accepted."""
 ROWS = 1024
 BYTES = 32 << 20
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from visionloop.data.progress import tracked
+from visionloop.data.rows import VERDICT
 from visionloop.data.splits import assign
 from visionloop.errors import DataError, IntegrityError
 from visionloop.project import Project, Splits
@@ -77,7 +78,7 @@ def _rows(
     splits: Splits, ingest: Ingest, validation: Validation, stores: Stores, folder: Path, known: Known
 ) -> Iterator[pa.RecordBatch]:
     """Accepted rows of the ingest table in the dataset's form."""
-    verdict = pa.Table.from_batches(read_table(stores.objects, validation.verdict_uri, folder / "verdict"))
+    verdict = pa.Table.from_batches(read_table(stores.objects, validation.verdict_uri, folder / "verdict"), VERDICT)
     if verdict.num_rows != ingest.delivered:
         raise IntegrityError(f"{validation.verdict_uri} has {verdict.num_rows} rows for {ingest.delivered} images")
     groups = dict(known.groups)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from visionloop import layout
 from visionloop.data.contract import COLUMNS, Terms, Verdict, judge
 from visionloop.data.quarantine import file_name, line
+from visionloop.data.rows import SCHEMA, VERDICT
 from visionloop.errors import IntegrityError
 from visionloop.project import Project
 from visionloop.records import Frozen, Ingest, Validation, record_id
@@ -24,15 +25,6 @@ BATCH_REFUSED = "batch_refused"
 """Reason of samples that are well, in a batch that is not; their files stay where they were delivered."""
 UPLOADS = 16
 KEPT_COLUMNS = ("path", "sample_id", "label", "metadata", "detail", "image")
-VERDICT = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
 
 
 class Inputs(Frozen):
@@ -87,7 +79,8 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Validation:
 
 def _table(ingest: Ingest, stores: Stores, folder: Path) -> pa.Table:
     """The ingest table without images. Raises IntegrityError when rows are missing."""
-    table = pa.Table.from_batches(read_table(stores.objects, ingest.table_uri, folder, columns=COLUMNS, rows=65_536))
+    rows = read_table(stores.objects, ingest.table_uri, folder, columns=COLUMNS, rows=65_536)
+    table = pa.Table.from_batches(rows, pa.schema([SCHEMA.field(name) for name in COLUMNS]))
     if table.num_rows != ingest.delivered:
         raise IntegrityError(f"{ingest.table_uri} has {table.num_rows} rows, its record says {ingest.delivered}")
     return table

@@ -82,7 +82,7 @@ class Datasets:
     def version(self, project: str) -> int:
         """Newest version of a project's dataset, 0 when there is none yet."""
         dataset = self._latest(project)
-        return int(dataset.version) if dataset else 0
+        return 0 if dataset is None else int(dataset.version)
 
     def append(self, project: str, rows: Rows, *, mark: str, since: int) -> Appended:
         """Add the rows whose sample ids are new, once, however often this is called with the same `mark`.
@@ -91,7 +91,9 @@ class Datasets:
         won every time, StoreError when the store cannot be reached.
         """
         with self._speaking(project):
-            dataset = self._latest(project) or self._create(project)
+            dataset = self._latest(project)
+            if dataset is None:  # never by truth: a Lance dataset without rows is false
+                dataset = self._create(project)
             for _ in range(TRIES):
                 done = _find(dataset, mark, since) or self._try_append(dataset, rows, mark)
                 if done:
