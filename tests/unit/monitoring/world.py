@@ -77,13 +77,16 @@ def change_camera(images: Pixels, *, blur: float = 1.2, light: float = 0.5, seed
 
 @cache
 def make_model() -> bytes:
-    """ONNX: 28x28 uint8 -> 16 random features (embedding) -> softmax of a least-squares read-out (probabilities)."""
-    images, labels = make_images(800, seed=99)
+    """The model of the shapes."""
+    return fit_model(*make_images(800, seed=99), classes=len(CLASSES), features=16)
+
+
+def fit_model(images: Pixels, labels: NDArray[np.int64], *, classes: int, features: int) -> bytes:
+    """ONNX: 28x28 uint8 -> random features (embedding) -> softmax of a least-squares read-out (probabilities)."""
     rng = np.random.default_rng(5)
-    first = (rng.normal(size=(SIDE * SIDE, 16)) / SIDE).astype(np.float32)
+    first = (rng.normal(size=(SIDE * SIDE, features)) / SIDE).astype(np.float32)
     hidden = np.maximum(images.reshape(len(images), -1) / np.float32(255) @ first, 0)
-    target = 8.0 * np.eye(len(CLASSES))[labels]
-    second = np.linalg.lstsq(hidden, target, rcond=None)[0].astype(np.float32)
+    second = np.linalg.lstsq(hidden, 8.0 * np.eye(classes)[labels], rcond=None)[0].astype(np.float32)
     constants = {"scale": np.float32(255), "flat": np.array([-1, SIDE * SIDE]), "first": first, "second": second}
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -99,8 +102,8 @@ def make_model() -> bytes:
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", SIDE, SIDE, 1])],
         [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(CLASSES)]),
-            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 16]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", classes]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", features]),
         ],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
