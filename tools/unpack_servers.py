@@ -7,6 +7,7 @@ run again: a stamp holds the digest of all that goes in, and each folder is buil
 
 import compileall
 import hashlib
+import importlib.util
 import os
 import shutil
 import stat
@@ -159,7 +160,9 @@ def digest(requirements: Path) -> str:
 
 
 def pip(*arguments: str) -> None:
-    """Run this environment's pip."""
+    """Run this environment's pip; an environment that was made without one gets the interpreter's."""
+    if importlib.util.find_spec("pip") is None:
+        run([sys.executable, "-m", "ensurepip"])
     run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments])
 
 

@@ -23,6 +23,8 @@ from visionloop.stack.status import Kept, ServiceState, log_file
 log = logging.getLogger(__name__)
 
 WATCH_S = 0.5
+COMPLAINT_S = 1.0
+"""How long a complaint must last: a stub that Triton unloads looks dead for a moment."""
 HEALTH_S = 10.0
 """Between two questions to a running server."""
 UNHEALTHY_AFTER = 3
@@ -203,7 +205,8 @@ class Keeper:
 
     def _watch(self) -> str:
         """Return the reason when the service needs a new start."""
-        failed, asked = 0, time.monotonic()
+        failed, asked, since = 0, time.monotonic(), time.monotonic()
+        complaint: str | None = None
         position = _size(log_file(self.ctx.home, self.service.name))
         while True:
             if self.board.stopping.wait(WATCH_S):
@@ -211,8 +214,9 @@ class Keeper:
             leader = self.board.entry(self.service.name).leader
             if leader is None or not is_alive(leader):
                 return _ending(self.child, log_file(self.ctx.home, self.service.name), position)
-            complaint = self.service.complaint(self.ctx, leader)
-            if complaint:
+            before, complaint = complaint, self.service.complaint(self.ctx, leader)
+            since = since if complaint == before else time.monotonic()
+            if complaint and time.monotonic() - since >= COMPLAINT_S:
                 return complaint
             if time.monotonic() - asked >= HEALTH_S:
                 failed, asked = self._ask(failed), time.monotonic()

@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.conftest import REPO
 from visionloop import stack
 from visionloop.settings import Settings
 from visionloop.stack.process import family, identity_of
@@ -115,7 +118,26 @@ def test_servers_are_told_the_addresses(full_settings: Settings) -> None:
     environ = Path(f"/proc/{leader.pid}/environ").read_bytes().decode().split("\0")
     assert f"VISIONLOOP_MLFLOW_URL={full_settings.mlflow_url}" in environ
     assert f"VISIONLOOP_HOME={full_settings.home}" in environ
-    assert os.readlink(f"/proc/{leader.pid}/cwd") == str(Path.cwd())
+    assert os.readlink(f"/proc/{leader.pid}/cwd") == str(REPO)
+
+
+def test_a_ray_job_runs_in_the_repository_with_all_addresses(full_settings: Settings) -> None:
+    assert full_settings.ray_token is not None
+    token = full_settings.ray_token.read_text().strip()
+    program = (
+        "import os, sys, visionloop.settings as s; print('found', os.getcwd(), sys.prefix, s.load_settings().store)"
+    )
+    body = json.dumps({"entrypoint": f'python -c "{program}"', "submission_id": "stack-test"}).encode()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    jobs = f"{full_settings.ray_url}/api/jobs/"
+    urllib.request.urlopen(urllib.request.Request(jobs, body, headers), timeout=30).close()
+    deadline = time.monotonic() + 120
+    while (job := json.loads(get(f"{jobs}stack-test", token)))["status"] in ("PENDING", "RUNNING"):
+        assert time.monotonic() < deadline, job
+        time.sleep(0.5)
+    logs = json.loads(get(f"{jobs}stack-test/logs", token))["logs"]
+    assert job["status"] == "SUCCEEDED", logs
+    assert f"found {REPO} {sys.prefix} s3://visionloop" in logs
 
 
 def test_the_tracking_server_keeps_artifacts_in_the_object_store(full_settings: Settings, tmp_path: Path) -> None:

@@ -187,6 +187,18 @@ def test_a_complaint_restarts_a_service_that_looks_well(stage: Stage) -> None:
     assert stage.board.until(lambda k: k.state == "running" and k.restarts == 1).reason == "a model's process died"
 
 
+def test_a_complaint_that_passes_restarts_nothing(stage: Stage) -> None:
+    asked: list[float] = []
+
+    def complain(ctx: Context, leader: Identity) -> str | None:
+        asked.append(time.monotonic())
+        return "unloading" if len(asked) == 1 else None
+
+    stage.keep(stage.service(SERVE, complaint=complain))
+    stage.board.until(lambda kept: len(asked) >= 4)
+    assert stage.board.kept.restarts == 0
+
+
 def test_children_of_a_dead_service_are_ended_before_it_starts_again(stage: Stage) -> None:
     program = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);" + SERVE
     stage.keep(stage.service(program))
