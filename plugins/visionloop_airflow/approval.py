@@ -60,38 +60,39 @@ class ReleaseApproval(ApprovalOperator):
         uri = self._candidate(context, stores)
         known = [found for found in stores.ledger.all(Approval, self.project) if found.candidate == uri]
         if known:
-            self.log.info("%s was %s by %s before", uri, known[-1].decision, known[-1].by)
+            self.log.info("%s was %s by %s before, which stands", uri, known[-1].decision, known[-1].by)
             return self._go_on(context, uri, known[-1], stores)
+        candidate = stores.ledger.get(Candidate, uri)
+        shown = {"candidate": uri, "model_sha256": candidate.model_sha256}
         if self.automatic:
             reason = "the project file says approval: automatic, so nobody was asked"
-            return self._decide(context, uri, "approved", "visionloop", reason, "automatic")
-        candidate = stores.ledger.get(Candidate, uri)
+            return self._decide(context, shown, "approved", "visionloop", reason, "automatic")
         evaluation = find(stores.ledger, Evaluation, self.project, candidate.evaluation)
         self.subject, self.body = subject(candidate), body(candidate, evaluation)
         self._nobody_approves_what_he_started(context)
         try:
             return super().execute(context)
         except TaskAwaitingInput as waiting:
-            waiting.kwargs = {"candidate": uri}
+            waiting.kwargs = {"shown": shown}
             raise
 
-    def execute_complete(self, context: Context, event: dict[str, Any], candidate: str) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any], shown: dict[str, str]) -> Any:
         """Somebody has answered, or the time is over: write it down."""
         answer = HITLOperator.execute_complete(self, context, event)
         decision = "approved" if answer["chosen_options"] == [self.APPROVE] else "rejected"
         who = answer["responded_by_user"]
         if who is None:
             reason = f"no approver answered within {self.timeout_hours:g} hours"
-            return self._decide(context, candidate, "rejected", "visionloop", reason, "automatic")
+            return self._decide(context, shown, "rejected", "visionloop", reason, "automatic")
         reason = (answer["params_input"].get("reason") or "").strip() or "no reason given"
-        return self._decide(context, candidate, decision, who["id"], reason, "human")
+        return self._decide(context, shown, decision, who["id"], reason, "human")
 
-    def _decide(self, context: Context, uri: str, decision: str, by: str, reason: str, mode: str) -> Any:
+    def _decide(self, context: Context, shown: dict[str, str], decision: str, by: str, reason: str, mode: str) -> Any:
         from visionloop.stages.approve import Inputs, run
 
         stores, project = _open(self.project)
-        inputs = Inputs(candidate=uri, decision=decision, by=by, reason=reason, mode=mode)
-        return self._go_on(context, uri, run(project, inputs, stores), stores)
+        inputs = Inputs.model_validate({**shown, "decision": decision, "by": by, "reason": reason, "mode": mode})
+        return self._go_on(context, shown["candidate"], run(project, inputs, stores), stores)
 
     def _go_on(self, context: Context, uri: str, approval: Any, stores: Any) -> Any:
         ti = context["ti"]

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from visionloop.records import Candidate, Evaluation, Interval, Record, ScenarioResult
 from visionloop.stores.ledger import Ledger
 
-PAGES = "/visionloop/page"
+PAGES = "/visionloop/pages"
 """Where the plugin serves pages of the object store."""
 
 
@@ -29,7 +29,7 @@ def body(candidate: Candidate, evaluation: Evaluation) -> str:
         f"ONNX against PyTorch on {parity.samples:,} samples: {parity.disagreements} other decisions, probabilities "
         f"differ by at most {parity.max_abs_difference:.1e}."
     )
-    link = f"[Evaluation page]({page_link(evaluation.page_uri)})"
+    link = f"[Evaluation page]({page_link(evaluation.page_uri, candidate.project)})"
     return "\n\n".join([*facts, table(evaluation.scenarios), packaged, link])
 
 
@@ -40,9 +40,10 @@ def table(scenarios: list[ScenarioResult]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def page_link(uri: str) -> str:
-    """Address of a stored page, below Airflow's own."""
-    return f"{PAGES}?uri={quote(uri, safe='')}"
+def page_link(uri: str, project: str) -> str:
+    """Address of a project's page, below Airflow's own; a page that lies elsewhere keeps its own."""
+    _, inside, artifact = uri.partition(f"/{project}/artifacts/")
+    return f"{PAGES}/{project}__release/{quote(artifact)}" if inside else uri
 
 
 def find(ledger: Ledger, kind: type[Record], project: str, name: str) -> Any:

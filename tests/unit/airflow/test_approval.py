@@ -1,0 +1,268 @@
+"""The approval task: what it shows, whom it asks, what it writes down, and that an answer is never asked for twice."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from airflow.providers.standard.operators import hitl
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped, TaskAwaitingInput
+
+from tests.unit.airflow.conftest import ROOT, TaskInstance
+from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult
+from visionloop.settings import load_settings
+from visionloop.stores import Stores, connect
+from visionloop_airflow import approval as module
+from visionloop_airflow.evidence import body, page_link, table
+from visionloop_dags.factory import project_dags
+
+SHA = "ab" * 32
+CANDIDATES = Asset("visionloop://fashion/candidate", group="visionloop")
+
+
+class Registry:
+    """Model versions and their tags."""
+
+    def __init__(self):
+        self.tags = {}
+
+    def tag(self, name, version, tags):
+        self.tags[name, version] = tags
+
+
+class World:
+    """An object store in a folder with an evaluation, the release DAG of a project file, and who was asked."""
+
+    def __init__(self, tmp_path, monkeypatch, **release):
+        example = yaml.safe_load((ROOT / "projects" / "fashion" / "project.yaml").read_text())
+        example["release"] |= {"approvers": ["ann", "bob"], **release}
+        path = tmp_path / "projects" / "fashion" / "project.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml.safe_dump(example))
+        monkeypatch.setenv("VISIONLOOP_PROJECTS", str(tmp_path / "projects"))
+        self.registry = Registry()
+        monkeypatch.setattr(Stores, "registry", self.registry)
+        self.asked = []
+        monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **detail: self.asked.append(detail))
+        self.stores = connect(load_settings())
+        self.stores.ledger.put(EVALUATION)
+        self.path = path
+
+    def candidate(self, name, version=3, day=1):
+        """Write a candidate; returns its URI."""
+        made = CANDIDATE.model_copy(
+            update={"id": name, "version": version, "created_at": datetime(2026, 1, day, tzinfo=UTC)}
+        )
+        self.stores.ledger.put(made)
+        return self.stores.ledger.uri(made)
+
+    def context(self, *, events=(), candidate=None, starter=None):
+        task = project_dags(self.path)["fashion__release"].get_task("approve")
+        told = [SimpleNamespace(extra={"record": uri}) for uri in events]
+        ti = TaskInstance(dag_id="fashion__release", task_id="approve", id="ti")
+        return {
+            "ti": ti,
+            "task_instance": ti,
+            "task": task,
+            "params": {"candidate": candidate},
+            "triggering_asset_events": {CANDIDATES: told} if told else {},
+            "dag_run": SimpleNamespace(triggering_user_name=starter),
+        }
+
+    def ask(self, **facts):
+        """Execute until it waits; returns the context and what it hands to its own continuation."""
+        context = self.context(**facts)
+        with pytest.raises(TaskAwaitingInput) as waiting:
+            context["task"].execute(context)
+        return context, waiting.value.kwargs
+
+    def approvals(self):
+        return self.stores.ledger.all(Approval, "fashion")
+
+
+@pytest.fixture
+def world(ray, tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch)
+
+
+def scenario(name="overall", **changed):
+    facts = {
+        "name": name, "metric": "accuracy", "severity": "critical", "bar": 0.8, "bar_kind": "at_least",
+        "challenger": Interval(value=0.9123, low=0.9, high=0.92, n=1000), "outcome": "passed",
+    }  # fmt: skip
+    return ScenarioResult(**{**facts, **changed})
+
+
+EVALUATION = Evaluation(
+    id="ee", project="fashion", snapshot="s", training_run="t", champion=None, test_samples=1500,
+    scenarios=[scenario(), scenario("night", outcome="failed", severity="major")],
+    page_uri="s3://b/fashion/artifacts/evaluation/ee/evaluation.html",
+)  # fmt: skip
+CANDIDATE = Candidate(
+    id="cc", project="fashion", training_run="t", evaluation="ee", gate_decision="g", snapshot="s",
+    model_name="fashion",
+    version=3, model_sha256=SHA, classes=["a", "b"], image_shape=(28, 28, 1),
+    artifacts={"model.onnx": Artifact(uri="s3://b/m", sha256=SHA, size_bytes=9)},
+    parity=Parity(samples=512, max_abs_difference=2e-6, p99_abs_difference=1e-6, disagreements=0),
+)  # fmt: skip
+
+
+def event(chosen, by="ann", reason="better at night"):
+    who = {"id": by, "name": by} if by else None
+    given = {"reason": reason} if by else {}
+    return {
+        "chosen_options": [chosen],
+        "params_input": given,
+        "responded_at": datetime.now(UTC),
+        "responded_by_user": who,
+    }
+
+
+def test_shows_the_figures_and_asks_the_approvers(world):
+    uri = world.candidate("cc")
+    _, kwargs = world.ask(events=[uri])
+    (asked,) = world.asked
+    assert asked["subject"] == "Release fashion version 3?"
+    assert [user["id"] for user in asked["assigned_users"]] == ["ann", "bob"]
+    assert "| overall | accuracy | critical | 0.9123 (0.9000 to 0.9200) |" in asked["body"]
+    assert SHA in asked["body"]
+    assert "(/visionloop/pages/fashion__release/evaluation/ee/evaluation.html)" in asked["body"]
+    assert kwargs == {"shown": {"candidate": uri, "model_sha256": SHA}}
+
+
+def test_an_approval_is_written_with_who_and_why(world):
+    uri = world.candidate("cc")
+    context, kwargs = world.ask(events=[uri])
+    given = context["task"].execute_complete(context, event("Approve"), **kwargs)
+    (approval,) = world.approvals()
+    assert given == {"candidate": uri, "approval": world.stores.ledger.uri(approval)}
+    assert (approval.decision, approval.by, approval.reason, approval.mode, approval.model_sha256) == (
+        "approved", "ann", "better at night", "human", SHA,
+    )  # fmt: skip
+    assert world.registry.tags["fashion", 3]["visionloop.decided_by"] == "ann"
+
+
+def test_a_rejection_is_green_and_releases_nothing(world):
+    context, kwargs = world.ask(events=[world.candidate("cc")])
+    with pytest.raises(DownstreamTasksSkipped) as skipped:
+        context["task"].execute_complete(context, event("Reject", reason=""), **kwargs)
+    assert sorted(skipped.value.tasks) == ["canary", "preflight", "promote"]
+    (approval,) = world.approvals()
+    assert (approval.decision, approval.reason) == ("rejected", "no reason given")
+
+
+def test_nobody_answered_in_time(world):
+    context, kwargs = world.ask(events=[world.candidate("cc")])
+    with pytest.raises(DownstreamTasksSkipped):
+        context["task"].execute_complete(context, event("Reject", by=None), **kwargs)
+    (approval,) = world.approvals()
+    assert (approval.by, approval.mode) == ("visionloop", "automatic")
+    assert approval.reason == "no approver answered within 24 hours"
+
+
+@pytest.mark.parametrize("decision", ["approved", "rejected"])
+def test_a_cleared_task_takes_the_answer_that_exists(world, decision):
+    uri = world.candidate("cc")
+    context, kwargs = world.ask(events=[uri])
+    chosen = {"approved": "Approve", "rejected": "Reject"}[decision]
+    again = world.context(events=[uri])
+    for step in (
+        lambda: context["task"].execute_complete(context, event(chosen), **kwargs),
+        lambda: again["task"].execute(again),
+    ):
+        if decision == "approved":
+            assert step()["candidate"] == uri
+        else:
+            with pytest.raises(DownstreamTasksSkipped):
+                step()
+    assert len(world.asked) == 1
+    assert len(world.approvals()) == 1
+
+
+def test_automatic_is_written_down_as_such(ray, tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, approval="automatic")
+    uri = world.candidate("cc")
+    context = world.context(events=[uri])
+    assert context["task"].execute(context)["candidate"] == uri
+    (approval,) = world.approvals()
+    assert (approval.decision, approval.mode, approval.by) == ("approved", "automatic", "visionloop")
+    assert world.asked == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"events": ["old"]}, "new"),
+        ({"events": ["old", "new"]}, "new"),
+        ({}, "new"),
+        ({"candidate": "old"}, "old"),
+        ({"candidate": "old", "events": ["new"]}, "old"),
+    ],
+)
+def test_which_candidate(world, facts, expected):
+    """An event that came while a run was queued is lost, so the ledger's newest counts, unless the run names one."""
+    uris = {"old": world.candidate("old", 3, day=1), "new": world.candidate("new", 4, day=2)}
+    given = {**facts, "events": [uris[name] for name in facts.get("events", ())]}
+    if "candidate" in facts:
+        given["candidate"] = uris[facts["candidate"]]
+    _, kwargs = world.ask(**given)
+    assert kwargs["shown"]["candidate"] == uris[expected]
+
+
+def test_without_a_candidate_there_is_nothing_to_ask(world):
+    context = world.context()
+    with pytest.raises(AirflowFailException, match="has no candidate"):
+        context["task"].execute(context)
+
+
+def test_nobody_approves_the_run_that_he_started(world):
+    world.candidate("cc")
+    world.ask(starter="ann")
+    assert [user["id"] for user in world.asked[0]["assigned_users"]] == ["bob"]
+
+
+def test_the_only_approver_cannot_start_the_run_alone(ray, tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, approvers=["ann"])
+    world.candidate("cc")
+    context = world.context(starter="ann")
+    with pytest.raises(AirflowFailException, match="ann started this run and is the only approver"):
+        context["task"].execute(context)
+
+
+def test_the_table_marks_what_failed_and_compares_with_the_champion():
+    rows = table(
+        [
+            scenario(outcome="failed"),
+            scenario(
+                "first-camera",
+                bar_kind="not_worse_than_champion",
+                margin=0.02,
+                champion=Interval(value=0.9, low=0.89, high=0.91, n=1000),
+                difference=Interval(value=0.0123, low=-0.001, high=0.02, n=1000),
+            ),
+        ]
+    ).splitlines()
+    assert len(rows) == 4
+    assert rows[2].endswith("| - | - | at least 0.8 | **failed** |")
+    assert "| +0.0123 (-0.0010 to +0.0200) | not worse by 0.02 | passed |" in rows[3]
+
+
+def test_the_body_says_whether_there_is_a_champion():
+    assert "nothing: first release" in body(CANDIDATE, EVALUATION)
+    assert "`c1`" in body(CANDIDATE, EVALUATION.model_copy(update={"champion": "s3://b/p/records/candidate/c1.json"}))
+
+
+@pytest.mark.parametrize(
+    ("uri", "link"),
+    [
+        ("s3://b/p/artifacts/evaluation/e/a b.html", "/visionloop/pages/p__release/evaluation/e/a%20b.html"),
+        ("https://elsewhere/page.html", "https://elsewhere/page.html"),
+    ],
+)
+def test_page_link(uri, link):
+    assert page_link(uri, "p") == link
+
+
+def test_the_form_has_a_reason():
+    assert module.REASON.schema["type"] == "string"
