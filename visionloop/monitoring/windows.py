@@ -6,6 +6,7 @@ A capture's key says all that is needed: `.../version=V/lane=L/hour=YYYYMMDDHH/<
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from math import ceil
 
 from visionloop.errors import DataError
@@ -35,30 +36,34 @@ def parse_capture(key: str) -> Capture | None:
     return Capture(key, int(found["version"]), found["lane"], int(found["at_ms"]), int(found["rows"]))
 
 
-def next_window(
-    keys: Iterable[str], *, consumed: Collection[str], version: int, window_samples: int, image_share: float
-) -> list[str]:
-    """Keys of the next window, oldest first; empty while too few samples lie there.
+def waiting(
+    keys: Iterable[str], *, consumed: Collection[str], version: int, since: datetime | None = None
+) -> list[Capture]:
+    """Captures of this version that no window has counted yet, oldest first; with `since`, none from before it."""
+    seen = frozenset(consumed)
+    since_ms = since.timestamp() * 1000 if since else 0
+    captures = (parse_capture(key) for key in keys if key not in seen)
+    mine = (capture for capture in captures if capture and capture.version == version and capture.rows > 0)
+    return sorted((c for c in mine if c.at_ms >= since_ms), key=lambda capture: (capture.at_ms, capture.key))
+
+
+def next_window(captures: Iterable[Capture], *, window_samples: int, image_share: float) -> list[str]:
+    """Keys of the next window, of captures as `waiting` gives them; empty while they are too few.
 
     `image_share` is the share of captured rows that keep their image: only those can be compared, so a window asks
-    for `window_samples / image_share` rows. Captures of other versions, and those in `consumed`, are left out.
+    for `window_samples / image_share` rows.
     """
     if image_share <= 0.0:
         return []
     wanted = ceil(window_samples / image_share)
     taken: list[str] = []
     rows = 0
-    for capture in _waiting(keys, consumed, version):
+    for capture in captures:
         taken.append(capture.key)
         rows += capture.rows
         if rows >= wanted:
             return taken
     return []
-
-
-def rows_waiting(keys: Iterable[str], *, consumed: Collection[str], version: int) -> int:
-    """Rows of this version that no window has counted yet."""
-    return sum(capture.rows for capture in _waiting(keys, consumed, version))
 
 
 def common_version(keys: Iterable[str]) -> int:
@@ -71,10 +76,3 @@ def common_version(keys: Iterable[str]) -> int:
     if len(versions) != 1:
         raise DataError(f"a window holds captures of exactly one model version, found {versions or 'no capture'}")
     return versions[0]
-
-
-def _waiting(keys: Iterable[str], consumed: Collection[str], version: int) -> list[Capture]:
-    seen = frozenset(consumed)
-    captures = (parse_capture(key) for key in keys if key not in seen)
-    mine = (capture for capture in captures if capture and capture.version == version and capture.rows > 0)
-    return sorted(mine, key=lambda capture: (capture.at_ms, capture.key))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from visionloop import layout
 from visionloop.errors import ConfigError, DataError, NotFound, StageError
-from visionloop.monitoring.champion import id_of, serving_release
-from visionloop.monitoring.windows import common_version, next_window, rows_waiting
+from visionloop.monitoring.champion import id_of, serving_release, serving_since
+from visionloop.monitoring.windows import common_version, next_window, waiting
 from visionloop.project import Project
 from visionloop.records import Candidate, DriftReport, Frozen, Release, Snapshot, Window, record_id
 from visionloop.stores import Stores
@@ -50,22 +50,16 @@ def ready(project: Project, stores: Stores) -> list[str]:
     policy = project.monitoring
     if policy.capture_images == 0.0:
         raise ConfigError("monitoring.capture_images is 0, so no image can be compared: set it above 0")
-    release = serving_release(stores.ledger.all(Release, project.name))
+    releases = stores.ledger.all(Release, project.name)
+    release = serving_release(releases)
     if release is None:
         log.info("monitor of %s: no model is released yet", project.name)
         return []
-    prefix = f"{layout.captures(project.name)}version={release.version}/"
-    keys = [item.key for item in stores.objects.scan(prefix)]
-    consumed = _consumed(project, stores)
-    captures = next_window(
-        keys,
-        consumed=consumed,
-        version=release.version,
-        window_samples=policy.window_samples,
-        image_share=policy.capture_images,
-    )
-    waiting = rows_waiting(keys, consumed=consumed, version=release.version)
-    log.info("monitor of %s: %d samples of version %d wait", project.name, waiting, release.version)
+    keys = [item.key for item in stores.objects.scan(f"{layout.captures(project.name)}version={release.version}/")]
+    found = waiting(keys, consumed=_consumed(project, stores), version=release.version, since=serving_since(releases))
+    captures = next_window(found, window_samples=policy.window_samples, image_share=policy.capture_images)
+    rows = sum(capture.rows for capture in found)
+    log.info("monitor of %s: %d samples of version %d wait", project.name, rows, release.version)
     log.info("a window has %d: %s", policy.window_samples, f"{len(captures)} captures" if captures else "not yet")
     return captures
 

@@ -1,19 +1,27 @@
 """Windows: oldest first, one version, nothing twice, and nothing before there is enough."""
 
+from collections.abc import Collection
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from visionloop.errors import DataError
-from visionloop.monitoring.windows import Capture, common_version, next_window, parse_capture, rows_waiting
+from visionloop.monitoring.windows import Capture, common_version, next_window, parse_capture, waiting
 
 
 def key(at_ms: int, rows: int, *, version: int = 1, lane: str = "stable", unique: str = "0a-1b") -> str:
     return f"p/captures/version={version}/lane={lane}/hour=2026010100/{at_ms}-{unique}-n{rows}.parquet"
 
 
-def ask(keys: list[str], *, consumed: set[str] = frozenset(), samples: int = 100, share: float = 1.0) -> list[str]:  # type: ignore[assignment]
-    return next_window(keys, consumed=consumed, version=1, window_samples=samples, image_share=share)
+def ask(keys: list[str], *, consumed: Collection[str] = (), samples: int = 100, share: float = 1.0) -> list[str]:
+    found = waiting(keys, consumed=consumed, version=1)
+    return next_window(found, window_samples=samples, image_share=share)
+
+
+def rows_left(keys: list[str], consumed: Collection[str]) -> int:
+    return sum(capture.rows for capture in waiting(keys, consumed=consumed, version=1))
 
 
 def test_a_key_tells_version_lane_time_and_rows() -> None:
@@ -59,7 +67,14 @@ def test_other_versions_and_consumed_captures_are_left_out() -> None:
     keys = [key(1, 100, version=2), key(2, 100), key(3, 100)]
     assert ask(keys, consumed={keys[1]}) == [keys[2]]
     assert ask(keys, consumed={keys[1], keys[2]}) == []
-    assert rows_waiting(keys, consumed={keys[1]}, version=1) == 100
+    assert rows_left(keys, {keys[1]}) == 100
+
+
+def test_after_a_rollback_only_what_came_since_counts() -> None:
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    at_ms = int(since.timestamp() * 1000)
+    keys = [key(at_ms - 1, 500), key(at_ms, 5)]
+    assert [capture.rows for capture in waiting(keys, consumed=(), version=1, since=since)] == [5]
 
 
 def test_one_version_only() -> None:
@@ -92,4 +107,4 @@ def test_windows_use_every_capture_once_in_order(keys: list[str], samples: int) 
         consumed |= set(taken)
         times += [capture.at_ms for capture in found if capture]
     assert times == sorted(times)
-    assert rows_waiting(keys, consumed=consumed, version=1) < samples
+    assert rows_left(keys, consumed) < samples
