@@ -137,7 +137,7 @@ def test_a_ray_job_runs_in_the_repository_with_all_addresses(full_settings: Sett
         time.sleep(0.5)
     logs = json.loads(get(f"{jobs}stack-test/logs", token))["logs"]
     assert job["status"] == "SUCCEEDED", logs
-    assert f"found {REPO} {sys.prefix} s3://visionloop" in logs
+    assert f"{REPO} {sys.prefix} s3://visionloop" in logs
 
 
 def test_the_tracking_server_keeps_artifacts_in_the_object_store(full_settings: Settings, tmp_path: Path) -> None:
