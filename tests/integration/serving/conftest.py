@@ -4,12 +4,14 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from visionloop.project import Project, load_project
 from visionloop.serving.triton_config import render
+from visionloop.settings import Settings
 from visionloop.stores.triton import open_lane
 
 from . import servers, tiny
@@ -26,13 +28,18 @@ release: {{ approval: automatic, canary_percent: [20, 60], step_requests: 60, ma
 """
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The session's stack, and a folder for what tests make."""
+
+    settings: Settings
+    folder: Path
+
+
 @pytest.fixture(scope="session")
-def running() -> Iterator[servers.Servers]:
-    """Servers shared by the tests that kill nothing. A short folder: socket and shared-memory names have limits."""
-    folder = Path(tempfile.mkdtemp(prefix="vls-"))
-    with servers.running(folder) as found:
-        yield found
-    shutil.rmtree(folder, ignore_errors=True)
+def running(serving_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """The embedded stack's serving half, on S3, shared by the tests that kill nothing."""
+    return Shared(serving_settings, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def own_servers() -> Iterator[servers.Servers]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_project(found: servers.Servers, name: str) -> Project:
+def make_project(found: Shared | servers.Servers, name: str) -> Project:
     """A project file where the servers look for it."""
     path = found.settings.projects / name / "project.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +59,7 @@ def make_project(found: servers.Servers, name: str) -> Project:
     return load_project(path)
 
 
-def put(found: servers.Servers, project: Project, lane: str, version: int, **model: object) -> Path:
+def put(found: Shared | servers.Servers, project: Project, lane: str, version: int, **model: object) -> Path:
     """Load a version of the tiny model in a lane, without a release."""
     path = tiny.tiny_onnx(found.folder / f"{project.name}-{version}.onnx", **model)
     data = path.read_bytes()

@@ -1,25 +1,30 @@
 """Captured rows are the traffic: every image of every kind of client, none of the probes."""
 
+import io
 import json
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
+from visionloop import layout
 from visionloop.serving.client import Client
+from visionloop.settings import Settings
+from visionloop.stores.objects import open_objects
 from visionloop.stores.routes import open_routes
 
 from . import tiny
 from .conftest import make_project, put
 
 
-def captured(folder: Path, project: str) -> list[dict]:
-    found = sorted((folder / "store" / project / "captures").rglob("*.parquet"))
-    return [row for path in found for row in pq.read_table(path, partitioning=None).to_pylist()]
+def captured(settings: Settings, project: str) -> list[dict]:
+    """All rows, oldest file first."""
+    objects = open_objects(settings)
+    keys = [info.key for info in objects.scan(layout.captures(project))]
+    return [row for key in keys for row in pq.read_table(io.BytesIO(objects.get(key))).to_pylist()]
 
 
 def until(holds, seconds: float = 15.0):
@@ -48,8 +53,8 @@ def test_every_image_of_every_client_is_captured_once_and_no_probe(running):
         tensor = library.InferInput("image", list(batch.shape), "UINT8")
         tensor.set_data_from_numpy(batch, **extra)
         library.InferenceServerClient(address).infer("cap", [tensor])
-    assert until(lambda: len(captured(running.folder, "cap")) >= 33 * 7)
-    rows = captured(running.folder, "cap")
+    assert until(lambda: len(captured(running.settings, "cap")) >= 33 * 7)
+    rows = captured(running.settings, "cap")
     assert len(rows) == 33 * 7
     assert {(r["model"], r["version"], r["lane"], r["status"]) for r in rows} == {("cap", 3, "stable", 200)}
     assert len({r["request_id"] for r in rows}) == 33
@@ -82,7 +87,7 @@ def test_what_was_captured_is_written_at_the_end(own_servers):
             client.predict(tiny.images(1))
     assert until(lambda: counters(own_servers)["captured"] == 20)
     own_servers.kill("capture", 15)
-    assert len(captured(own_servers.folder, "last")) == 20
+    assert len(captured(own_servers.settings, "last")) == 20
 
 
 def counters(found) -> dict[str, int]:

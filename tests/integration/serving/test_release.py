@@ -149,7 +149,8 @@ def test_rollback_calls_off_a_canary_in_progress(running):
     here.release(1)
     inputs = here.inputs(here.candidate(2, bias=0.5))
     release.preflight(here.project, inputs, here.stores)
-    release.canary(here.project, inputs, here.stores)
+    state = release.canary(here.project, inputs, here.stores)
+    assert isinstance(state, RolloutState), state
     assert here.stores.routes.current("calledoff").canary == 60
     off = release.rollback(here.project, BACK, here.stores)
     assert (off.version, off.outcome) == (2, "rolled_back")
