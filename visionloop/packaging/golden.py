@@ -18,7 +18,7 @@ def choose(targets: NDArray[np.int64], count: int = COUNT) -> NDArray[np.int64]:
 
 
 def pack(images: NDArray[np.uint8], probabilities: NDArray[np.float32], targets: NDArray[np.int64]) -> bytes:
-    """`golden.npz`: `images` [N, H, W, C], `probabilities` [N, K], `targets` [N]; the same bytes for the same arrays."""
+    """`golden.npz`: `images` [N, H, W, C], `probabilities` [N, K], `targets` [N]; same arrays, same bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, images=images, probabilities=probabilities, targets=targets)
     return buffer.getvalue()
