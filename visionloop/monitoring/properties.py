@@ -63,7 +63,7 @@ def _measure(images_NHWC: Pixels) -> NDArray[np.float32]:
         (levels >= BRIGHT).mean((1, 2)),
     ]
     if images_NHWC.shape[3] == 3:
-        columns += _colour(images_NHWC.astype(np.float32))
+        columns += _colour(images_NHWC)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -89,16 +89,16 @@ def _noise(grey_NHW: NDArray[np.float32]) -> Column:
 
 
 def _entropy(levels_NHW: Pixels) -> Column:
-    count = len(levels_NHW)
-    flat = levels_NHW.reshape(count, -1).astype(np.int64) + 256 * np.arange(count)[:, None]
-    share = np.bincount(flat.ravel(), minlength=256 * count).reshape(count, 256) / flat.shape[1]
+    counts = np.stack([np.bincount(levels.ravel(), minlength=256) for levels in levels_NHW])
+    share = counts / counts.sum(1, keepdims=True)
     bits: Column = -(share * np.log2(np.where(share > 0, share, 1.0))).sum(1)
     return bits
 
 
-def _colour(rgb_NHWC: NDArray[np.float32]) -> list[Column]:
-    red, green, blue = rgb_NHWC[..., 0], rgb_NHWC[..., 1], rgb_NHWC[..., 2]
-    high, low = rgb_NHWC.max(3), rgb_NHWC.min(3)
+def _colour(images_NHWC: Pixels) -> list[Column]:
+    # Planes in one piece each: reductions over a last axis of three are ten times slower.
+    red, green, blue = (np.ascontiguousarray(images_NHWC[..., at], np.float32) for at in range(3))
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
     saturation = ((high - low) / np.maximum(high, 1.0)).mean((1, 2))
     red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
     spread = np.hypot(red_green.std((1, 2)), yellow_blue.std((1, 2)))
