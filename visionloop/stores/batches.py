@@ -14,8 +14,9 @@ from visionloop.stores.objects import Objects
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-TRIES = 5
-FIRST_PAUSE_SECONDS = 1.0
+PATIENCE_SECONDS = 120.0
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 4.0
 
 
 class StoredFiles:
@@ -57,20 +58,25 @@ class StoredFiles:
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Try again when the store breaks off in the middle of an answer, which its client does not mend by itself."""
+    """Try again, for PATIENCE_SECONDS, while the store cannot be reached.
+
+    Its client tries again by itself, but not when an answer breaks off in the middle, and boto3's retries share a
+    quota that sixteen threads use up in a second.
+    """
+    ends = time.monotonic() + PATIENCE_SECONDS
     pause = FIRST_PAUSE_SECONDS
-    for left in range(TRIES - 1, -1, -1):
+    while True:
         try:
             return work()
         except (NotFound, Conflict):
             raise
         except StoreError as error:
-            if not left:
+            if time.monotonic() + pause > ends:
                 raise
-            log.warning("trying again in %.0f s: %s", pause, error)
+            first = pause == FIRST_PAUSE_SECONDS
+            log.log(logging.WARNING if first else logging.DEBUG, "trying again in %.1f s: %s", pause, error)
         time.sleep(pause)
-        pause *= 2
-    raise AssertionError("unreachable")
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _promised(marker: bytes) -> int | None:

@@ -121,6 +121,19 @@ def test_an_answer_that_breaks_off_is_asked_for_again(stores: Stores, monkeypatc
     assert len(broken) == 6
 
 
+def test_patience_ends(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver(folder_batch(2), stores)
+    monkeypatch.setattr("visionloop.stores.batches.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("visionloop.stores.batches.PATIENCE_SECONDS", 0.1)
+
+    def gone(key: str) -> bytes:
+        raise StoreError("S3 at http://127.0.0.1:1 cannot be reached")
+
+    monkeypatch.setattr(stores.objects, "get", gone)
+    with pytest.raises(StoreError, match=r"S3 at http://127\.0\.0\.1:1 cannot be reached"):
+        ingested(project(), stores)
+
+
 @pytest.mark.parametrize(
     ("files", "complete", "message"),
     [
