@@ -22,9 +22,6 @@ from visionloop.stack.status import Kept, ServiceState, log_file
 
 log = logging.getLogger(__name__)
 
-WATCH_S = 0.5
-COMPLAINT_S = 1.0
-"""How long a complaint must last: a stub that Triton unloads looks dead for a moment."""
 HEALTH_S = 10.0
 """Between two questions to a running server."""
 UNHEALTHY_AFTER = 3
@@ -41,6 +38,10 @@ class Patience:
     window_s: float = 300.0
     first_s: float = 0.5
     longest_s: float = 20.0
+    watch_s: float = 1.0
+    """Between two looks at the process."""
+    complaint_s: float = 1.0
+    """How long a complaint must last: a stub that Triton unloads looks dead for a moment."""
 
 
 UNWELL = (NoAnswer, KeyError, TypeError, IndexError)
@@ -145,7 +146,7 @@ class Keeper:
     def _wait_for_rearm(self) -> None:
         """`visionloop up` on a running stack gives a service that was given up another chance."""
         self.board.rearm.clear()
-        while not self.board.rearm.wait(WATCH_S):
+        while not self.board.rearm.wait(self.patience.watch_s):
             if self.board.stopping.is_set():
                 raise Stopping
         self.deaths.clear()
@@ -209,14 +210,14 @@ class Keeper:
         complaint: str | None = None
         position = _size(log_file(self.ctx.home, self.service.name))
         while True:
-            if self.board.stopping.wait(WATCH_S):
+            if self.board.stopping.wait(self.patience.watch_s):
                 raise Stopping
             leader = self.board.entry(self.service.name).leader
             if leader is None or not is_alive(leader):
                 return _ending(self.child, log_file(self.ctx.home, self.service.name), position)
             before, complaint = complaint, self.service.complaint(self.ctx, leader)
             since = since if complaint == before else time.monotonic()
-            if complaint and time.monotonic() - since >= COMPLAINT_S:
+            if complaint and time.monotonic() - since >= self.patience.complaint_s:
                 return complaint
             if time.monotonic() - asked >= HEALTH_S:
                 failed, asked = self._ask(failed), time.monotonic()

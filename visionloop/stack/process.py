@@ -130,9 +130,10 @@ def _gone(identity: Identity, patience_s: float, child: subprocess.Popen[bytes] 
     """Wait for the session to be empty."""
     deadline = time.monotonic() + patience_s
     while True:
-        _collect(child)
         if not family(identity):
+            _collect(child)
             return True
+        _collect(child)
         if time.monotonic() > deadline:
             return False
         time.sleep(LOOK_S)

@@ -99,7 +99,7 @@ class Service:
     finish: Callable[[Context], None] = _nothing
     """Once it is well, before those that need it start."""
     complaint: Callable[[Context, Identity], str | None] = _no_complaint
-    """Asked twice a second while it runs: a reason to restart it that its health does not show."""
+    """Asked every second while it runs: a reason to restart it that its health does not show."""
     cleanup: Callable[[Context], None] = _nothing
     """After its processes are gone."""
     start_timeout_s: float = 120.0

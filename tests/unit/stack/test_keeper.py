@@ -19,7 +19,7 @@ from visionloop.stack.service import Context, Launch, Service
 from visionloop.stack.status import Kept
 
 SERVE = "import pathlib, time; pathlib.Path('ready').touch(); print('serving', flush=True); time.sleep(60)"
-QUICK = Patience(deaths=2, window_s=60, first_s=0.01, longest_s=0.02)
+QUICK = Patience(deaths=2, window_s=60, first_s=0.01, longest_s=0.02, watch_s=0.02, complaint_s=0.1)
 WAIT_S = 20.0
 
 
