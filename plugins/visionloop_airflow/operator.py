@@ -12,7 +12,7 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR
 from airflow.sdk.exceptions import AirflowException
 
 from visionloop.errors import VisionLoopError
-from visionloop_airflow.ray_api import RayJobs, Unreachable, open_jobs
+from visionloop_airflow.ray_api import ENDED, RayJobs, Unreachable, open_jobs
 from visionloop_airflow.submission import Submission, metadata, submission
 from visionloop_airflow.trigger import RayJobTrigger
 
@@ -90,15 +90,19 @@ class RayJobOperator(BaseOperator):
         return self._wait(self.submission_id)
 
     def execute_complete(self, context: Context, event: dict[str, Any], submission_id: str) -> Any:
-        """Called when the trigger has fired, which has streamed the whole log: succeed or fail."""
+        """Called when the trigger has fired: print what is left of the log, then succeed or fail."""
         self.submission_id = submission_id
         status, message = event["status"], event["message"]
+        log = (self._try_to(lambda jobs: jobs.log(submission_id)) or "") if status in ENDED else ""
+        for line in log[event["shown"] :].splitlines():
+            self.log.info("%s", line)
         if status == "SUCCEEDED":
             self.log.info("the Ray job %s succeeded", submission_id)
             return self.finish(context, submission_id)
         if status == "FAILED":
             said = message.partition(", last available logs")[0]
-            raise AirflowException(f"the Ray job {submission_id} failed: {said}\n{self._last_lines(submission_id)}")
+            end = "\n".join(log.splitlines()[-LAST_LINES:]) or "(its log cannot be read)"
+            raise AirflowException(f"the Ray job {submission_id} failed: {said}\n{end}")
         if status == "STOPPED":
             raise AirflowException(
                 f"the Ray job {submission_id} was stopped outside Airflow: to end a task, mark it failed in Airflow"
@@ -164,10 +168,6 @@ class RayJobOperator(BaseOperator):
             kwargs={"submission_id": submission_id},
             timeout=timedelta(seconds=self.timeout_seconds) if self.timeout_seconds else None,
         )
-
-    def _last_lines(self, submission_id: str) -> str:
-        text = self._try_to(lambda jobs: jobs.log(submission_id)) or "(its log cannot be read)"
-        return "\n".join(text.splitlines()[-LAST_LINES:])
 
     def _try_to(self, ask: Callable[[RayJobs], Awaitable[T]]) -> T | None:
         """Ask Ray once; a failure is logged, because something else is failing already."""

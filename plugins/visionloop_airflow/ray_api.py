@@ -45,7 +45,9 @@ class RayJobs:
     def __init__(self, address: str, token: str | None) -> None:
         self.address = address.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.AsyncClient(base_url=self.address, headers=headers, timeout=TIMEOUT_SECONDS)
+        # Without TLS no certificates are read, which takes long enough to hold up the triggerer's other waits.
+        tls = self.address.startswith("https://")
+        self._client = httpx.AsyncClient(base_url=self.address, headers=headers, timeout=TIMEOUT_SECONDS, verify=tls)
 
     async def __aenter__(self) -> "RayJobs":
         await self._client.__aenter__()

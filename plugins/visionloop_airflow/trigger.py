@@ -17,11 +17,14 @@ STOP_SECONDS = 25.0
 
 
 class RayJobTrigger(BaseTrigger):
-    """Yields one event, `{"status", "message"}`, after the whole log was streamed.
+    """Yields one event, `{"status", "message", "shown"}`.
 
     `status` is Ray's (SUCCEEDED, FAILED, STOPPED), or LOST when Ray forgot the job, UNREACHABLE when it was silent for
-    too long, REFUSED when it does not let us look. The address and the token are read here, when it runs: a stack that
-    was restarted meanwhile has others. A triggerer that was restarted streams the log from its beginning.
+    too long, REFUSED when it does not let us look. `shown` is how many characters of the log were streamed: the task
+    prints the rest, because the triggerer drops lines that are written just before an event.
+
+    The address and the token are read here, when it runs: a stack that was restarted meanwhile has others. A triggerer
+    that was restarted streams the log from its beginning.
     """
 
     def __init__(self, submission_id: str, poll_seconds: float, unreachable_seconds: float) -> None:
@@ -48,26 +51,28 @@ class RayJobTrigger(BaseTrigger):
                     while True:
                         job = await jobs.job(self.submission_id)
                         if job is None:
-                            yield _event("LOST", f"Ray at {jobs.address} does not know the job {self.submission_id}")
+                            yield self._event(
+                                "LOST", f"Ray at {jobs.address} does not know the job {self.submission_id}"
+                            )
                             return
                         await self._stream_log(jobs, job, polls)
                         if silent:
                             self.log.info("Ray at %s answers again", jobs.address)
                         answered, silent, polls = time.monotonic(), False, polls + 1
                         if job.ended:
-                            yield _event(job.status, job.message)
+                            yield self._event(job.status, job.message)
                             return
                         await asyncio.sleep(self.poll_seconds)
             except Unreachable as error:
                 if time.monotonic() - answered > self.unreachable_seconds:
-                    yield _event("UNREACHABLE", f"{error} for {self.unreachable_seconds:.0f} s")
+                    yield self._event("UNREACHABLE", f"{error} for {self.unreachable_seconds:.0f} s")
                     return
                 if not silent:
                     self.log.warning("%s; waiting up to %.0f s for it", error, self.unreachable_seconds)
                 silent = True
                 await asyncio.sleep(self.poll_seconds)
             except VisionLoopError as error:
-                yield _event("REFUSED", str(error))
+                yield self._event("REFUSED", str(error))
                 return
 
     async def on_kill(self) -> None:
@@ -86,15 +91,14 @@ class RayJobTrigger(BaseTrigger):
                 await asyncio.sleep(self.poll_seconds)
 
     async def _stream_log(self, jobs: RayJobs, job: Job, polls: int) -> None:
-        """Write the whole lines that are new; the last one too when the job has ended."""
-        if job.status == "PENDING" or (not job.ended and polls % (1 + self._shown // LOG_BYTES_PER_POLL)):
+        """Write the whole lines that are new."""
+        if job.status != "RUNNING" or polls % (1 + self._shown // LOG_BYTES_PER_POLL):
             return
         text = await jobs.log(self.submission_id)
-        end = len(text) if job.ended else text.rfind("\n") + 1
+        end = text.rfind("\n") + 1
         for line in text[self._shown : end].splitlines():
             self.log.info("%s", line)
         self._shown = max(self._shown, end)
 
-
-def _event(status: str, message: str) -> TriggerEvent:
-    return TriggerEvent({"status": status, "message": message})
+    def _event(self, status: str, message: str) -> TriggerEvent:
+        return TriggerEvent({"status": status, "message": message, "shown": self._shown})

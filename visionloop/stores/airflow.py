@@ -16,6 +16,9 @@ from visionloop.errors import ConfigError, Conflict, NotFound, StoreError
 from visionloop.settings import Settings
 
 TIMEOUT_SECONDS = 20.0
+LOOKS = 3
+"""How often a question is asked again when a busy machine lets it time out; what changes something is said once."""
+LOGIN = "/auth/token"
 APPROVE_TASK = "approve"
 DECISIONS = ("Approve", "Reject")
 
@@ -72,7 +75,7 @@ class Airflow:
                 "add the user with a password to VISIONLOOP_AIRFLOW_USERS"
             )
         body = {"username": user, "password": self._users[user]}
-        answer = self._send("POST", "/auth/token", json=body)
+        answer = self._send("POST", LOGIN, json=body)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise StoreError(f"Airflow at {self.url} does not accept the password of {user}")
         self._tokens[user] = self._checked(answer)["access_token"]
@@ -176,13 +179,18 @@ class Airflow:
         return self._checked(answer)
 
     def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
-            return self._client.request(method, path, **request)
-        except httpx.TransportError as error:
-            raise StoreError(
-                f"Airflow at {self.url} cannot be reached ({type(error).__name__}: {error}): "
-                "is it running? `visionloop status` shows"
-            ) from None
+        left = LOOKS if method == "GET" or path == LOGIN else 1
+        while True:
+            left -= 1
+            try:
+                return self._client.request(method, path, **request)
+            except httpx.TransportError as error:
+                if left and isinstance(error, httpx.TimeoutException):
+                    continue
+                raise StoreError(
+                    f"Airflow at {self.url} cannot be reached ({type(error).__name__}: {error}): "
+                    "is it running? `visionloop status` shows"
+                ) from None
 
     def _checked(self, answer: httpx.Response) -> Any:
         if answer.is_success:

@@ -1,6 +1,7 @@
 """The operator against a Jobs API over HTTP: one job per try, found again, stopped with its task, clear failures."""
 
 import pytest
+import structlog
 from airflow.sdk.exceptions import AirflowException, TaskDeferralError, TaskDeferralTimeout, TaskDeferred
 
 from tests.unit.airflow.conftest import TaskInstance
@@ -90,14 +91,25 @@ def test_a_wrong_token_names_the_setting(ray, ti):
 
 
 def test_success_returns_the_name(ray, ti):
-    event = {"status": "SUCCEEDED", "message": ""}
+    event = {"status": "SUCCEEDED", "message": "", "shown": 0}
     assert operator().execute_complete({"ti": ti}, event, submission_id=name(ti)) == name(ti)
+
+
+@pytest.mark.parametrize(("shown", "printed"), [(0, ["one", "two", "three"]), (8, ["three"]), (13, [])])
+def test_what_the_trigger_has_not_shown_is_printed_at_the_end(ray, ti, shown, printed):
+    ray.add(name(ti), "SUCCEEDED", log="one\ntwo\nthree")
+    seen = operator()
+    with structlog.testing.capture_logs() as written:
+        seen.execute_complete(
+            {"ti": ti}, {"status": "SUCCEEDED", "message": "", "shown": shown}, submission_id=name(ti)
+        )
+    assert [entry["event"] for entry in written][:-1] == printed
 
 
 def test_a_failed_job_fails_with_the_end_of_its_log(ray, ti):
     log = "\n".join(f"line {n}" for n in range(30))
     ray.add(name(ti), "FAILED", log=log)
-    event = {"status": "FAILED", "message": "exit code 3, last available logs (truncated):\nline 29"}
+    event = {"status": "FAILED", "message": "exit code 3, last available logs (truncated):\nline 29", "shown": 0}
     with pytest.raises(AirflowException) as failure:
         operator().execute_complete({"ti": ti}, event, submission_id=name(ti))
     said = str(failure.value)
@@ -116,8 +128,9 @@ def test_a_failed_job_fails_with_the_end_of_its_log(ray, ti):
     ],
 )
 def test_other_ends_fail_with_a_reason(ray, ti, status, match):
+    event = {"status": status, "message": "said so", "shown": 0}
     with pytest.raises(AirflowException, match=match):
-        operator().execute_complete({"ti": ti}, {"status": status, "message": "said so"}, submission_id=name(ti))
+        operator().execute_complete({"ti": ti}, event, submission_id=name(ti))
 
 
 @pytest.mark.parametrize(

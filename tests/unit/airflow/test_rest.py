@@ -192,3 +192,27 @@ def test_the_users_file(tmp_path):
         open_airflow(settings)
     users.write_text(json.dumps(USERS))
     assert open_airflow(settings).url == "http://airflow:8080"
+
+
+@pytest.mark.parametrize(("slow", "asked"), [(2, 3), (3, 3)])
+def test_a_busy_server_is_asked_again_but_told_once(server, slow, asked):
+    calls = []
+
+    def busy(request):
+        if "/auth/" not in request.url.path:
+            calls.append(request.method)
+            if len(calls) <= slow:
+                raise httpx.ReadTimeout("timed out", request=request)
+        return server(request)
+
+    airflow = Airflow("http://airflow:8080", USERS, transport=httpx.MockTransport(busy))
+    if slow < 3:
+        assert airflow.dag_runs("p__data")[0].state == "running"
+    else:
+        with pytest.raises(StoreError, match="ReadTimeout"):
+            airflow.dag_runs("p__data")
+    assert calls == ["GET"] * asked
+    calls.clear()
+    with pytest.raises(StoreError, match="ReadTimeout"):
+        airflow.trigger("p__data")
+    assert calls == ["POST"]

@@ -54,7 +54,7 @@ def lines():
 @pytest.mark.parametrize("status", ["SUCCEEDED", "FAILED", "STOPPED"])
 def test_an_ended_job_gives_its_status_and_message(ray, status):
     ray.add(NAME, status, message="so it went")
-    assert run(ray, trigger()) == {"status": status, "message": "so it went"}
+    assert run(ray, trigger()) == {"status": status, "message": "so it went", "shown": 0}
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
@@ -71,20 +71,16 @@ def test_a_job_that_ray_does_not_know_is_lost(ray):
     assert NAME in event["message"]
 
 
-def test_the_log_is_streamed_line_by_line_and_whole(ray, lines):
+def test_the_log_is_streamed_by_whole_lines_and_the_rest_left_to_the_task(ray, lines):
     ray.add(NAME, "RUNNING", log="one\ntwo\nthr")
-    run(
+    event = run(
         ray,
         trigger(),
-        lambda: ray.add(NAME, "RUNNING", log="one\ntwo\nthree\n"),
-        lambda: ray.add(NAME, "SUCCEEDED", log="one\ntwo\nthree\nno newline"),
+        lambda: ray.add(NAME, "RUNNING", log="one\ntwo\nthree\nfo"),
+        lambda: ray.add(NAME, "SUCCEEDED", log="one\ntwo\nthree\nfour"),
     )
-    assert [line for line in lines() if line in {"one", "two", "thr", "three", "no newline"}] == [
-        "one",
-        "two",
-        "three",
-        "no newline",
-    ]
+    assert lines() == ["one", "two", "three"]
+    assert event["shown"] == len("one\ntwo\nthree\n")
 
 
 def test_a_head_that_goes_and_comes_back_costs_nothing(ray, lines):
