@@ -1,6 +1,6 @@
 """Ray job: run one stage of one project and leave where its record lies.
 
-    python -m ray_jobs.run_stage ingest --project fashion --inputs JSON --result URI
+python -m ray_jobs.run_stage ingest --project fashion --inputs JSON --result URI
 """
 
 import argparse

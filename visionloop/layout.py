@@ -30,6 +30,12 @@ def ready(project: str, batch: str) -> str:
     return incoming(project, batch) + READY
 
 
+def settled(project: str, batch: str = "", delivery: str = "") -> str:
+    """Prefix of the notes about deliveries that need no more work, or the note about one."""
+    root = f"{checked(project)}/settled/"
+    return f"{root}{checked(batch)}/{checked(delivery)}.json" if batch else root
+
+
 def record(project: str, kind: str, record_id: str) -> str:
     """A record."""
     return f"{records(project, kind)}{checked(record_id)}.json"

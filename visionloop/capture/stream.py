@@ -19,7 +19,7 @@ class CaptureStream:
         self._held_bytes = 0
         self._largest_held_bytes = largest_held_bytes
 
-    async def Process(self, messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Process(self, messages: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """One request. Yields nothing."""
         exchange: Exchange | None = Exchange()
         held = 0

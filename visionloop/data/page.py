@@ -20,7 +20,8 @@ summary { cursor: pointer; font-size: 1.15rem; margin: 1rem 0; } h4, h5 { margin
 # Great Expectations' page asks four CDNs and a tracking picture; its labels come from outside: so nothing may run.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 FOREIGN = re.compile(
-    r"<script\b.*?</script>|<nav\b.*</nav>|<footer\b.*?</footer>|<link\b[^>]*>|<img\b[^>]*>|<button\b.*?</button>",
+    r"<script\b.*?</script>|<nav\b.*</nav>|<footer\b.*?</footer>|<link\b[^>]*>|<img\b[^>]*>|<button\b.*?</button>"
+    r"|<a\b[^>]*>\s*Show more info.*?</a>",
     re.DOTALL | re.IGNORECASE,
 )
 BODY = re.compile(r"<body[^>]*>(.*)</body>", re.DOTALL)

@@ -14,6 +14,7 @@ from visionloop.errors import DataError, IntegrityError
 from visionloop.project import Project, Splits
 from visionloop.records import Check, Frozen, Ingest, Snapshot, Validation, record_id
 from visionloop.stores import Stores
+from visionloop.stores.batches import settle
 from visionloop.stores.datasets import SCHEMA, Known
 from visionloop.stores.tables import read_table, workspace
 
@@ -31,33 +32,39 @@ class Inputs(Frozen):
 
 def run(project: Project, inputs: Inputs, stores: Stores) -> Snapshot:
     """Append once, however often this runs. Raises DataError for a validation that refused its batch."""
-    config = project.config_digest("data")
-    found = record_id(Snapshot.kind, project.name, validation=inputs.validation)
-    known = stores.ledger.find(Snapshot, project.name, found)
-    if known:
-        return known
     validation = stores.ledger.get(Validation, inputs.validation)
+    ingest = stores.ledger.get(Ingest, validation.inputs["ingest"])
+    found = record_id(Snapshot.kind, project.name, validation=inputs.validation)
+    record = stores.ledger.find(Snapshot, project.name, found)
+    if record is None:
+        record = stores.ledger.put(_taken(project, inputs.validation, validation, ingest, found, stores))
+    delivery = ingest.input_digests["delivery"]
+    settle(stores.objects, project.name, ingest.batch, delivery, f"snapshot: {stores.ledger.uri(record)}")
+    return record
+
+
+def _taken(
+    project: Project, validation_uri: str, validation: Validation, ingest: Ingest, found: str, stores: Stores
+) -> Snapshot:
     if validation.outcome == "refused":
         why = "; ".join(f"{check.name}: {check.observed}" for check in _refusals(validation))
         raise DataError(f"batch {validation.batch} was refused ({why}): see {validation.report_uri}")
-    ingest = stores.ledger.get(Ingest, validation.inputs["ingest"])
-    since = int(validation.inputs["dataset"].rpartition("=")[2])
     with workspace(stores.settings.home) as folder:
         appended = stores.datasets.append(
             project.name,
             lambda known: _rows(project.data.splits, ingest, validation, stores, folder, known),
             mark=found,
-            since=since,
+            since=int(validation.inputs["dataset"].rpartition("=")[2]),
         )
     tag = f"snapshot-{found}"
     version = stores.datasets.tag(project.name, tag, appended.version)
     classes = stores.datasets.tally(project.name, version, "label")
     log.info("snapshot %s: version %d, %d samples added", found, version, appended.added)
-    record = Snapshot(
+    return Snapshot(
         id=found,
         project=project.name,
-        inputs={"validation": inputs.validation, "ingest": validation.inputs["ingest"]},
-        config_digest=config,
+        inputs={"validation": validation_uri, "ingest": validation.inputs["ingest"]},
+        config_digest=project.config_digest("data"),
         dataset_uri=stores.datasets.uri(project.name),
         version=version,
         tag=tag,
@@ -67,7 +74,6 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Snapshot:
         splits=stores.datasets.tally(project.name, version, "split"),
         classes={name: classes.get(name, 0) for name in project.task.classes},
     )
-    return stores.ledger.put(record)
 
 
 def _refusals(validation: Validation) -> list[Check]:

@@ -17,7 +17,7 @@ from visionloop.errors import IntegrityError
 from visionloop.project import Project
 from visionloop.records import Frozen, Ingest, Validation, record_id
 from visionloop.stores import Stores
-from visionloop.stores.batches import patiently
+from visionloop.stores.batches import patiently, settle
 from visionloop.stores.tables import read_table, workspace, write_table
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,17 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Validation:
     """Judge every sample, then the batch. A refusal is a result, not an error."""
     config = project.config_digest("task", "data")
     found = record_id(Validation.kind, project.name, ingest=inputs.ingest, config=config)
-    known = stores.ledger.find(Validation, project.name, found)
-    if known:
-        return known
     ingest = stores.ledger.get(Ingest, inputs.ingest)
+    record = stores.ledger.find(Validation, project.name, found)
+    if record is None:
+        record = stores.ledger.put(_validated(project, inputs.ingest, ingest, found, stores))
+    if record.outcome == "refused":
+        delivery = ingest.input_digests["delivery"]
+        settle(stores.objects, project.name, ingest.batch, delivery, f"refused: {stores.ledger.uri(record)}")
+    return record
+
+
+def _validated(project: Project, ingest_uri: str, ingest: Ingest, found: str, stores: Stores) -> Validation:
     with workspace(stores.settings.home) as folder:
         table = _table(ingest, stores, folder)
         version = stores.datasets.version(project.name)
@@ -59,11 +66,11 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Validation:
     report_uri = stores.objects.put(page, verdict.html.encode(), "text/html; charset=utf-8")
     counts = Counter(reason for reason in reasons if reason)
     log.info("batch %s %s: %s of %d quarantined", ingest.batch, verdict.outcome, dict(counts), len(reasons))
-    record = Validation(
+    return Validation(
         id=found,
         project=project.name,
-        inputs={"ingest": inputs.ingest, "dataset": f"{stores.datasets.uri(project.name)}#version={version}"},
-        config_digest=config,
+        inputs={"ingest": ingest_uri, "dataset": f"{stores.datasets.uri(project.name)}#version={version}"},
+        config_digest=project.config_digest("task", "data"),
         batch=ingest.batch,
         outcome=verdict.outcome,
         delivered=len(reasons),
@@ -74,7 +81,6 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Validation:
         verdict_uri=verdict_uri,
         report_uri=report_uri,
     )
-    return stores.ledger.put(record)
 
 
 def _table(ingest: Ingest, stores: Stores, folder: Path) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The files of one delivered batch in the object store, read so that an outage of the store is only a delay."""
+"""Delivered batches in the object store: their files, read so that an outage is only a delay, and which are settled."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from typing import BinaryIO, TypeVar
 from visionloop import layout
 from visionloop.errors import Conflict, DataError, NotFound, StoreError
 from visionloop.records import digest
-from visionloop.stores.objects import Objects
+from visionloop.stores.objects import ObjectInfo, Objects
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +31,8 @@ class StoredFiles:
         self.sizes: Mapping[str, int] = {name: item.size_bytes for name, item in sorted(listed.items())}
         self.digest = digest([(name, item.size_bytes, item.modified) for name, item in sorted(listed.items())])
         """Changes when a file is added, taken away or replaced."""
+        self.delivery = _delivery(self._marker) if self._marker else ""
+        """Names this delivery of the batch: changes when the marker is written again."""
 
     def check_complete(self) -> None:
         """Raises DataError for a batch that is not there, is still arriving, or misses files of its delivery note."""
@@ -57,6 +59,22 @@ class StoredFiles:
         return path.open("rb")
 
 
+def settle(objects: Objects, project: str, batch: str, delivery: str, why: str) -> None:
+    """Note that a delivery needs no more work: it is in a snapshot, or refused, or cannot be read."""
+    note = json.dumps({"why": why}).encode()
+    patiently(lambda: objects.put(layout.settled(project, batch, delivery), note, "application/json"))
+
+
+def unsettled(objects: Objects, project: str) -> list[str]:
+    """Batches whose newest delivery is complete and not settled, the oldest delivery first."""
+    settled = {item.key for item in objects.scan(layout.settled(project))}
+    found = []
+    for batch in objects.folders(layout.incoming(project)):
+        key = layout.ready(project, batch)
+        found += [(item.modified, batch, _delivery(item)) for item in objects.scan(key) if item.key == key]
+    return [batch for _, batch, named in sorted(found) if layout.settled(project, batch, named) not in settled]
+
+
 def patiently(work: Callable[[], T]) -> T:
     """Try again, for PATIENCE_SECONDS, while the store cannot be reached.
 
@@ -77,6 +95,10 @@ def patiently(work: Callable[[], T]) -> T:
             log.log(logging.WARNING if first else logging.DEBUG, "trying again in %.1f s: %s", pause, error)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _delivery(marker: ObjectInfo) -> str:
+    return digest([marker.modified, marker.size_bytes])[:16]
 
 
 def _promised(marker: bytes) -> int | None:

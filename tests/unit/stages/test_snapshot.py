@@ -148,6 +148,22 @@ def test_waiting_batches(stores: Stores) -> None:
     assert ingest.waiting(project(), stores) == ["refused"]
 
 
+def test_an_unreadable_batch_is_set_aside_until_it_is_delivered_again(stores: Stores) -> None:
+    """It must not keep those behind it waiting for ever."""
+    images, labels = idx_batch(4).items()
+    deliver(dict([images]), stores, "a-half")
+    deliver(folder_batch(4), stores, "b-whole")
+    assert ingest.waiting(project(), stores) == ["a-half", "b-whole"]
+    for _ in range(2):
+        with pytest.raises(DataError, match="expected the file labels-idx1-ubyte"):
+            snapshotted(project(), stores, "a-half")
+    assert ingest.waiting(project(), stores) == ["b-whole"]
+    deliver(dict([labels]), stores, "a-half")
+    assert ingest.waiting(project(), stores) == ["b-whole", "a-half"]
+    assert snapshotted(project(), stores, "a-half").added == 4
+    assert ingest.waiting(project(), stores) == ["b-whole"]
+
+
 def test_a_verdict_about_other_rows_is_refused(stores: Stores, tmp_path: Path) -> None:
     deliver(folder_batch(4), stores)
     record = validated(project(), stores)
