@@ -1,5 +1,6 @@
 """Ray's Jobs REST API: submit, look, read the log, stop. Async, because the triggerer waits for many jobs at once."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from visionloop.errors import ConfigError, StoreError
 from visionloop.settings import Settings, load_settings
 
 TIMEOUT_SECONDS = 15.0
+COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
@@ -80,8 +82,9 @@ class RayJobs:
         return [_job(item) for item in found if item.get("submission_id")]
 
     async def log(self, submission_id: str) -> str:
-        """All that the job has printed until now."""
-        return str(self._checked(await self._send("GET", f"{_path(submission_id)}/logs")).json()["logs"] or "")
+        """All that the job has printed until now, without the colours of a terminal."""
+        text = self._checked(await self._send("GET", f"{_path(submission_id)}/logs")).json()["logs"] or ""
+        return COLOUR.sub("", text)
 
     async def stop(self, submission_id: str) -> None:
         """Ask Ray to end the job (SIGTERM, then SIGKILL); harmless for one that has ended or is unknown."""

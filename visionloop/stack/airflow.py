@@ -4,9 +4,10 @@ import base64
 import json
 import secrets
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,8 +15,9 @@ import yaml
 from visionloop.stack.files import secret, write_private
 from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import NoAnswer, fetch_json
+from visionloop.stack.process import Identity
 from visionloop.stack.s3 import client_environment
-from visionloop.stack.service import ONE_THREAD, Context, Launch, Service, Step, no_step, program
+from visionloop.stack.service import ONE_THREAD, Context, Launch, Service, Step, program
 
 API = "airflow-api"
 ROLES = {"admin": "admin", "viewer": "viewer"}
@@ -84,16 +86,35 @@ def users(ctx: Context) -> dict[str, str]:
 
 def prepare_api(ctx: Context, step: Step) -> None:
     """Give new users a password, and bring the database to this version of Airflow."""
-    file = ctx.secret_file("airflow-users.json")
-    known = json.loads(secret(file, lambda: "{}"))
-    write_private(
-        file, json.dumps({name: known.get(name) or secrets.token_urlsafe(12) for name in users(ctx)}, indent=1)
-    )
+    known = _passwords(ctx)
+    passwords = {name: known.get(name) or secrets.token_urlsafe(12) for name in users(ctx)}
+    write_private(ctx.secret_file("airflow-users.json"), json.dumps(passwords, indent=1))
+    _newcomers(ctx).unlink(missing_ok=True)
     stamp, wanted = ctx.folder("airflow") / "migrated", installed_version("apache-airflow")
     if (ctx.folder("airflow") / "airflow.db").exists() and stamp.exists() and stamp.read_text() == wanted:
         return
     step(Launch([program("airflow"), "db", "migrate"], environment(ctx), ctx.folder("airflow")))
     write_private(stamp, wanted)
+
+
+def refresh_api(ctx: Context, step: Step) -> bool:
+    """Airflow reads its users when it starts, so it must start again for approvers that are named since then."""
+    new = sorted(set(users(ctx)) - set(_passwords(ctx)))
+    if new:
+        write_private(_newcomers(ctx), f"the project files name new users: {', '.join(new)}")
+    return not new
+
+
+def new_users(ctx: Context, leader: Identity) -> str | None:
+    """What `refresh_api` left for the supervisor."""
+    file = _newcomers(ctx)
+    return file.read_text() if file.exists() else None
+
+
+def refresh_dags(ctx: Context, step: Step) -> bool:
+    """The DAG processor looks into its folder every few seconds."""
+    prepare_dags(ctx, step)
+    return True
 
 
 def prepare_dags(ctx: Context, step: Step) -> None:
@@ -131,7 +152,7 @@ def version(ctx: Context) -> str:
     return str(fetch_json(f"{_url(ctx)}/api/v2/version")["version"])
 
 
-def part_service(name: str, part: str, *arguments: str, prepare: Callable[[Context, Step], None] = no_step) -> Service:
+def part_service(name: str, part: str, *arguments: str) -> Service:
     """The service of a part beside the API server. `part` is its name in Airflow's health report."""
     return Service(
         name=name,
@@ -141,8 +162,17 @@ def part_service(name: str, part: str, *arguments: str, prepare: Callable[[Conte
         needs=(API,),
         start_timeout_s=180,
         stop_timeout_s=6,  # the scheduler may hang on SIGTERM
-        prepare=prepare,
     )
+
+
+def _passwords(ctx: Context) -> dict[str, str]:
+    """User -> password, of the running API server or of the one before."""
+    found: dict[str, str] = json.loads(secret(ctx.secret_file("airflow-users.json"), lambda: "{}"))
+    return found
+
+
+def _newcomers(ctx: Context) -> Path:
+    return ctx.folder("airflow") / "new-users"
 
 
 def _launch(ctx: Context, *arguments: str) -> Launch:
@@ -179,9 +209,15 @@ AIRFLOW = (
             "airflow_users": "{home}/stack/secrets/airflow-users.json",
         },
         prepare=prepare_api,
+        refresh=refresh_api,
+        complaint=new_users,
         start_timeout_s=240,
     ),
     part_service("airflow-scheduler", "scheduler", "scheduler", "--skip-serve-logs"),
-    part_service("airflow-dag-processor", "dag_processor", "dag-processor", prepare=prepare_dags),
+    replace(
+        part_service("airflow-dag-processor", "dag_processor", "dag-processor"),
+        prepare=prepare_dags,
+        refresh=refresh_dags,
+    ),
     part_service("airflow-triggerer", "triggerer", "triggerer", "--skip-serve-logs"),
 )

@@ -17,6 +17,7 @@ from visionloop.stack.files import last_line, make_private_folder, open_log, wri
 from visionloop.stack.plan import Plan, plan_file
 from visionloop.stack.probe import NoAnswer
 from visionloop.stack.process import Identity, end, family, identity_of, is_alive, memory_mb
+from visionloop.stack.refresh import refresh
 from visionloop.stack.service import Context
 from visionloop.stack.services import ALL, by_name, select, stop_order
 from visionloop.stack.status import Event, Kept, Phase, ServiceStatus, StackState, StackStatus, log_file, read_state
@@ -42,7 +43,8 @@ def up(
 ) -> StackStatus:
     """Start the stack, or what is missing of it; returns when every service is well.
 
-    Raises StackError with the service, the reason and its log; nothing is left running then.
+    A stack that runs takes in what the project files say now: new projects, new approvers.
+    Raises StackError with the service, the reason and its log; a stack that was down is down then.
     """
     began = time.monotonic()
     services = select(only, without)
@@ -50,7 +52,7 @@ def up(
     with _one_at_a_time(home):
         state = read_state(home)
         if state is not None and is_alive(state.supervisor):
-            _join(home, state, [service.name for service in services], on_event, began)
+            _join(settings, state, [service.name for service in services], on_event, began)
             return status(settings)
         plan = _plan(settings, [service.name for service in services])
         supervisor = _start_supervisor(plan)
@@ -153,14 +155,17 @@ def _follow(home: Path, supervisor: subprocess.Popen[bytes], on_event: OnEvent, 
         time.sleep(LOOK_S)
 
 
-def _join(home: Path, state: StackState, wanted: list[str], on_event: OnEvent, began: float) -> None:
+def _join(settings: Settings, state: StackState, wanted: list[str], on_event: OnEvent, began: float) -> None:
     """`up` on a running stack: wait until it is well; a service that was given up gets another chance."""
+    home = settings.home
     missing = [name for name in wanted if name not in state.services]
     if missing:
         raise StackError(f"the stack runs without {', '.join(missing)}: `visionloop down` first, then `visionloop up`")
     given_up = {name for name, entry in state.services.items() if entry.state == "failed"}
     if given_up and state.supervisor is not None:
         os.kill(state.supervisor.pid, signal.SIGHUP)
+    running = [name for name, entry in state.services.items() if entry.state == "running"]
+    since = refresh(by_name(running), _context(settings, state))
     seen: dict[str, tuple[str, str]] = {}
     deadline = began + max(service.start_timeout_s for service in by_name(state.services))
     while True:
@@ -168,7 +173,8 @@ def _join(home: Path, state: StackState, wanted: list[str], on_event: OnEvent, b
         if current is None or not is_alive(current.supervisor):
             raise StackError("the stack went down meanwhile: `visionloop up` again")
         _report(current, seen, on_event, began)
-        ill = [entry for entry in current.services.values() if entry.state != "running"]
+        old = {name for name, time in since.items() if (current.services[name].started or time) <= time}
+        ill = [entry for entry in current.services.values() if entry.state != "running" or entry.name in old]
         if not ill and current.phase == "up":
             return
         given_up -= {entry.name for entry in current.services.values() if entry.state != "failed"}

@@ -69,6 +69,8 @@ def ray_environment(ctx: Context) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "AUTOSCALER_METRIC_PORT": str(ctx.port("ray", "autoscaler_metrics")),
         "DASHBOARD_METRIC_PORT": str(ctx.port("ray", "dashboard_metrics")),
+        "RAY_COLOR_PREFIX": "0",  # jobs' logs are read in Airflow, not in a terminal
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take the processor from the servers beside them
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 

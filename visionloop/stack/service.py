@@ -75,6 +75,10 @@ def no_step(ctx: Context, step: Step) -> None:
     return
 
 
+def _up_to_date(ctx: Context, step: Step) -> bool:
+    return True
+
+
 def _no_complaint(ctx: Context, leader: Identity) -> str | None:
     return None
 
@@ -100,6 +104,8 @@ class Service:
     """Once it is well, before those that need it start."""
     complaint: Callable[[Context, Identity], str | None] = _no_complaint
     """Asked every second while it runs: a reason to restart it that its health does not show."""
+    refresh: Callable[[Context, Step], bool] = _up_to_date
+    """`up` on a running stack: take in what the project files say now; False: the supervisor restarts it for that."""
     cleanup: Callable[[Context], None] = _nothing
     """After its processes are gone."""
     start_timeout_s: float = 120.0

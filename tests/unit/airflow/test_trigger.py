@@ -83,6 +83,18 @@ def test_the_log_is_streamed_by_whole_lines_and_the_rest_left_to_the_task(ray, l
     assert event["shown"] == len("one\ntwo\nthree\n")
 
 
+def test_the_log_has_no_colours_even_where_one_is_half_written(ray, lines):
+    ray.add(NAME, "RUNNING", log="\x1b[36m(Worker pid=7)\x1b[0m epoch 1 [1/2]\n\x1b[1m\x1b[3")
+    event = run(
+        ray,
+        trigger(),
+        lambda: ray.add(NAME, "RUNNING", log="\x1b[36m(Worker pid=7)\x1b[0m epoch 1 [1/2]\n\x1b[1m\x1b[32mnext\n"),
+        lambda: ray.add(NAME, "SUCCEEDED"),
+    )
+    assert lines() == ["(Worker pid=7) epoch 1 [1/2]", "next"]
+    assert event["shown"] == len("(Worker pid=7) epoch 1 [1/2]\nnext\n")
+
+
 def test_a_head_that_goes_and_comes_back_costs_nothing(ray, lines):
     ray.add(NAME, "RUNNING")
     event = run(ray, trigger(), ray.vanish, ray.come_back, lambda: ray.add(NAME, "SUCCEEDED"))

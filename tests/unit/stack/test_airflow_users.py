@@ -1,12 +1,15 @@
 """Users of the embedded Airflow: everybody whom a project file names, whatever the other files look like."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from visionloop.settings import Settings
-from visionloop.stack.airflow import prepare_api, users
-from visionloop.stack.service import Context
+from visionloop.stack.airflow import new_users, prepare_api, refresh_api, users
+from visionloop.stack.process import identity_of
+from visionloop.stack.service import Context, Launch
 
 
 @pytest.fixture
@@ -59,8 +62,6 @@ def test_passwords_stay_when_a_user_comes_in(ctx: Context) -> None:
     before = ctx.secret_file("airflow-users.json").read_text()
     project(ctx, "a", "release: {approvers: [lea]}")
     prepare_api(ctx, step)
-    import json
-
     first, second = json.loads(before), json.loads(ctx.secret_file("airflow-users.json").read_text())
     assert set(second) == {"lea", *first}
     assert all(second[name] == first[name] for name in first)
@@ -83,3 +84,25 @@ def test_the_database_is_migrated_once_per_version(ctx: Context) -> None:
     (ctx.home / "airflow" / "airflow.db").unlink()
     prepare_api(ctx, step)
     assert len(steps) == 3
+
+
+def test_a_running_server_is_started_again_for_new_approvers_and_for_nothing_else(ctx: Context) -> None:
+    """`up` on a running stack: the supervisor finds the reason, the next start takes it away."""
+
+    def step(launch: Launch) -> None:
+        (ctx.home / "airflow" / "airflow.db").touch()
+
+    me = identity_of(os.getpid())
+    assert me is not None
+    project(ctx, "a", "release: {approvers: [lea]}")
+    prepare_api(ctx, step)
+    project(ctx, "b", "release: {approvers: [lea]}")
+    project(ctx, "broken", "release: [")
+    assert refresh_api(ctx, step)
+    assert new_users(ctx, me) is None
+    project(ctx, "c", "release: {approvers: [sam, lea, ann]}")
+    assert not refresh_api(ctx, step)
+    assert new_users(ctx, me) == "the project files name new users: ann, sam"
+    prepare_api(ctx, step)
+    assert new_users(ctx, me) is None
+    assert refresh_api(ctx, step)
