@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def read_golden(data: bytes) -> Golden:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(arrays["images"], arrays["probabilities"].astype(np.float32, copy=False))
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as error:
         raise IntegrityError(f"golden.npz cannot be read: {error}") from None
     if golden.images.ndim != 4 or len(golden.images) != len(golden.probabilities) or not len(golden.images):
         raise IntegrityError(f"golden.npz holds {len(golden.images)} images and {len(golden.probabilities)} answers")

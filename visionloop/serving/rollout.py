@@ -26,13 +26,12 @@ def judge(canary: LaneEvidence, stable: LaneEvidence | None, policy: Policy) -> 
 
     `stable` is None at the first release, when there is nothing to compare with.
     """
-    faults = (
-        _errors(canary, policy),
-        _too_few(canary, policy),
-        _disagreements(canary, policy),
-        _latency(canary, stable, policy),
+    found = (
+        _errors(canary, policy)
+        or _too_few(canary, policy)
+        or _disagreements(canary, policy)
+        or _latency(canary, stable, policy)
     )
-    found = next((fault for fault in faults if fault), None)
     if found:
         return Verdict("failed", found)
     slow = f", p95 {canary.latency_p95_ms:.1f} ms" + (f" against {stable.latency_p95_ms:.1f} ms" if stable else "")
