@@ -1,0 +1,321 @@
+"""Envoy's files: valid messages, clusters for every route, weights that say what they mean, and whole at any moment."""
+
+import json
+import stat
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from visionloop.errors import ConfigError
+from visionloop.serving.envoy import Addresses, bootstrap, descriptors, listener, read_addresses, write_initial
+from visionloop.serving.envoy import write_json as write_whole
+from visionloop.serving.envoy_clusters import LARGEST_CHECK_BYTES, cluster_names, render_clusters
+from visionloop.serving.envoy_routes import ModelRoute, read_routes, read_version, render_routes
+
+ADDRESSES = Addresses(
+    listener_port=8500,
+    admin_port=8501,
+    stable_grpc="127.0.0.1:1",
+    stable_http="127.0.0.1:2",
+    canary_grpc="canary.serving.svc:3",
+    canary_http="canary.serving.svc:4",
+    capture_grpc="127.0.0.1:5",
+)
+ENTRY = ModelRoute("m", stable=90, canary=10, timeout_ms=5000, capture_percent=100.0, image=(28, 28, 1))
+
+
+def hosts(*entries: ModelRoute) -> list[dict[str, Any]]:
+    """The routes, in the order in which Envoy looks at them."""
+    document = render_routes({e.model: e for e in entries}, version="v")
+    return document["resources"][0]["virtual_hosts"][0]["routes"]
+
+
+def of_model(*entries: ModelRoute) -> list[dict[str, Any]]:
+    return [route for route in hosts(*entries) if "metadata" in route]
+
+
+def weights(route: dict[str, Any]) -> dict[str, int]:
+    return {c["name"]: c["weight"] for c in route["route"]["weighted_clusters"]["clusters"]}
+
+
+def captures(route: dict[str, Any]) -> bool:
+    return "typed_per_filter_config" not in route
+
+
+def clusters(*entries: ModelRoute, addresses: Addresses = ADDRESSES) -> dict[str, dict[str, Any]]:
+    document = render_clusters({e.model: e for e in entries}, addresses, version="v")
+    return {cluster["name"]: cluster for cluster in document["resources"]}
+
+
+entries = st.builds(
+    lambda stable, **given: ModelRoute(stable=stable, canary=100 - stable, **given),
+    st.integers(0, 100),
+    model=st.sampled_from(["m", "n", "screws-2"]),
+    timeout_ms=st.integers(1, 60_000),
+    capture_percent=st.floats(0, 100),
+    image=st.tuples(st.integers(8, 512), st.integers(8, 512), st.sampled_from([1, 3])),
+)
+
+
+@given(st.lists(entries, max_size=3))
+def test_the_table_is_its_own_memory(models: list[ModelRoute]) -> None:
+    wanted = {entry.model: entry for entry in models}
+    document = json.loads(json.dumps(render_routes(wanted, version="v7")))
+    assert read_routes(document) == wanted
+    assert read_version(document) == "v7"
+
+
+@pytest.mark.parametrize("document", [{}, {"resources": []}, {"resources": [{"virtual_hosts": [{}]}]}])
+def test_what_is_no_table_has_no_models(document: dict[str, Any]) -> None:
+    assert read_routes(document) == {}
+
+
+@pytest.mark.parametrize(("stable", "canary"), [(50, 49), (50, 51), (-1, 101), (101, -1)])
+def test_weights_are_percent_and_together_a_hundred(stable: int, canary: int) -> None:
+    with pytest.raises(ConfigError, match=rf"weights of m: expected .* = 100, found {stable} \+ {canary}"):
+        replace(ENTRY, stable=stable, canary=canary)
+
+
+@given(entries)
+def test_every_route_leads_to_clusters_that_exist(entry: ModelRoute) -> None:
+    known = clusters(entry)
+    assert set(cluster_names(entry.model)) <= set(known)
+    for route in hosts(entry):
+        action = route.get("route", {})
+        assert set(weights(route)) <= set(known) if "weighted_clusters" in action else True
+        assert action.get("cluster", "stable/http") in known
+    behind = known[f"{entry.model}/canary-first/grpc"]["cluster_type"]["typed_config"]["clusters"]
+    assert behind == [f"{entry.model}/canary/grpc", f"{entry.model}/stable/grpc"]  # who fails is followed by stable
+    assert set(behind) <= set(known)
+
+
+def test_both_protocols_have_the_weights_with_the_canary_last() -> None:
+    """Last: a session that is in at 10 % stays in at 30 %."""
+    found = [list(weights(route).items()) for route in of_model(ENTRY)]
+    http = [("m/stable/http", 90), ("m/canary-first/http", 10)]
+    grpc = [("m/stable/grpc", 90), ("m/canary-first/grpc", 10)]
+    assert found == [http, grpc, http, grpc]
+
+
+def test_only_a_running_canary_is_cut_short() -> None:
+    policies = {
+        e.canary: of_model(e)[0]["route"]["retry_policy"] for e in (ENTRY, replace(ENTRY, stable=100, canary=0))
+    }
+    assert policies[10]["per_try_timeout"] == "2.0s"
+    assert "per_try_timeout" not in policies[0]
+    assert of_model(replace(ENTRY, timeout_ms=1000))[0]["route"]["retry_policy"]["per_try_timeout"] == "0.5s"
+
+
+@pytest.mark.parametrize(
+    ("percent", "captured", "millionths"),
+    [(0.0, 0, None), (0.001, 2, 100), (10.0, 2, 100_000), (100.0, 2, 1_000_000)],
+)
+def test_what_is_captured(percent: float, captured: int, millionths: int | None) -> None:
+    routes = of_model(replace(ENTRY, capture_percent=percent))
+    sampled = [route for route in routes if captures(route)]
+    assert (len(sampled), len(routes)) == (captured, captured + 2)
+    for route in sampled:
+        share = route["match"]["runtime_fraction"]["default_value"]
+        assert share == {"numerator": millionths, "denominator": "MILLION"}
+        no_probe = route["match"]["headers"][-1]
+        assert (no_probe["name"], no_probe["invert_match"]) == ("x-visionloop-probe", True)
+
+
+def test_what_is_not_a_models_is_never_captured() -> None:
+    assert [route for route in hosts(ENTRY) if captures(route) and "metadata" not in route] == []
+
+
+def test_without_a_model_only_the_stable_lane_is_asked() -> None:
+    found = hosts()
+    assert {r["route"]["cluster"] for r in found if "route" in r} == {"stable/http", "stable/grpc"}
+    assert found[-1]["direct_response"]["status"] == 404
+    assert set(clusters()) == {"stable/http", "stable/grpc", "canary/http", "canary/grpc", "capture"}
+
+
+def test_what_changes_models_is_closed_before_anything_else_matches() -> None:
+    found = hosts(ENTRY)
+    closed = [n for n, r in enumerate(found) if r.get("direct_response", {}).get("status") == 403]
+    assert closed == list(range(len(closed)))
+    matches = [found[n]["match"] for n in closed]
+    assert {"prefix": "/inference.GRPCInferenceService/Repository"} in matches
+    assert {"safe_regex": {"regex": "/v2/(.*/)?repository(/.*)?"}} in matches
+
+
+def test_models_do_not_see_each_others_requests() -> None:
+    for route in of_model(ENTRY, replace(ENTRY, model="n", stable=100, canary=0)):
+        [name] = {name.split("/")[0] for name in weights(route)}
+        if "grpc" in route["match"]:
+            wanted = {"name": "x-model", "string_match": {"exact": name}}
+            assert wanted in route["match"]["headers"]
+        else:
+            assert route["match"]["path_separated_prefix"] == f"/v2/models/{name}"
+
+
+def test_only_a_canary_is_watched_and_may_be_avoided() -> None:
+    """The stable lane has no other to fall back to: it is asked whatever its state."""
+    found = clusters(ENTRY)
+    for name in ("m/stable/http", "m/stable/grpc", "stable/http"):
+        assert "health_checks" not in found[name]
+        assert "outlier_detection" not in found[name]
+    for name in ("m/canary/http", "m/canary/grpc"):
+        assert found[name]["health_checks"]
+        assert found[name]["outlier_detection"]["consecutive_5xx"] == 2
+        assert endpoint_of(found[name])["health_check_config"] == {"port_value": 4}
+
+
+def endpoint_of(cluster: dict[str, Any]) -> dict[str, Any]:
+    [found] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    return found["endpoint"]
+
+
+def test_an_answer_says_which_lane_gave_it() -> None:
+    for name, cluster in clusters(ENTRY).items():
+        if "load_assignment" in cluster and name != "capture":
+            [found] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+            assert found["metadata"]["filter_metadata"]["lanes"]["lane"] == name.split("/")[-2]
+
+
+def test_names_are_resolved_and_numbers_are_not() -> None:
+    found = clusters(ENTRY)
+    assert (found["stable/http"]["type"], found["canary/http"]["type"]) == ("STATIC", "STRICT_DNS")
+
+
+@pytest.mark.parametrize(
+    ("width", "by_inference"), [(LARGEST_CHECK_BYTES // 256, True), (LARGEST_CHECK_BYTES // 256 + 1, False)]
+)
+def test_health_is_an_inference_unless_the_image_is_large(width: int, by_inference: bool) -> None:
+    entry = replace(ENTRY, image=(256, width, 1))
+    [check] = clusters(entry)["m/canary/grpc"]["health_checks"]
+    assert (check["http_health_check"]["path"] == "/v2/models/m/infer") is by_inference
+    assert ("send" in check["http_health_check"]) is by_inference
+
+
+def test_without_capture_there_is_neither_filter_nor_cluster(tmp_path: Path) -> None:
+    quiet = replace(ADDRESSES, capture_grpc=None)
+    assert "capture" not in clusters(ENTRY, addresses=quiet)
+    assert "capture" not in filters(tmp_path, quiet)
+    assert "capture" in filters(tmp_path, ADDRESSES)
+
+
+def filters(folder: Path, addresses: Addresses) -> list[str]:
+    manager = listener(folder, addresses)["filter_chains"][0]["filters"][0]["typed_config"]
+    return [found["name"] for found in manager["http_filters"]]
+
+
+def test_no_credentials_reach_the_capture_service(tmp_path: Path) -> None:
+    manager = listener(tmp_path, ADDRESSES)["filter_chains"][0]["filters"][0]["typed_config"]
+    [capture] = [f["typed_config"] for f in manager["http_filters"] if f["name"] == "capture"]
+    allowed = {pattern["exact"] for pattern in capture["forward_rules"]["allowed_headers"]["patterns"]}
+    assert allowed.isdisjoint({"authorization", "cookie", "x-api-key"})
+    assert {"x-lane", "x-request-id", ":status"} <= allowed
+    assert capture["observability_mode"]  # nobody waits
+
+
+def test_every_file_is_a_message_that_envoy_knows(tmp_path: Path) -> None:
+    """Parsed by Envoy's own protobuf classes: a wrong field or enum is an error here, not at the start."""
+    from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+    from envoy.config.cluster.v3.cluster_pb2 import Cluster
+    from envoy.config.listener.v3.listener_pb2 import Listener
+    from envoy.config.route.v3.route_pb2 import RouteConfiguration
+    from google.protobuf.json_format import ParseDict
+
+    load_extensions()
+    whole = [
+        (Bootstrap, [bootstrap(tmp_path, ADDRESSES)]),
+        (Listener, [listener(tmp_path, ADDRESSES)]),
+        (RouteConfiguration, render_routes({"m": ENTRY}, version="v")["resources"]),
+        (Cluster, list(clusters(ENTRY).values())),
+    ]
+    for kind, documents in whole:
+        for document in documents:
+            ParseDict({key: value for key, value in document.items() if key != "@type"}, kind())
+
+
+def load_extensions() -> None:
+    """`Any` fields are parsed by what is imported."""
+    import importlib
+
+    for name in (
+        "filters.network.http_connection_manager.v3.http_connection_manager_pb2",
+        *(f"filters.http.{f}.v3.{f}_pb2" for f in ("buffer", "lua", "router", "ext_proc")),
+        "filters.http.grpc_field_extraction.v3.config_pb2",
+        "filters.http.grpc_stats.v3.config_pb2",
+        "upstreams.http.v3.http_protocol_options_pb2",
+        "clusters.aggregate.v3.cluster_pb2",
+        "retry.priority.previous_priorities.v3.previous_priorities_config_pb2",
+    ):
+        importlib.import_module(f"envoy.extensions.{name}")
+
+
+def test_the_descriptors_name_the_model_as_kserve_does() -> None:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from tritonclient.grpc import service_pb2
+
+    [file] = FileDescriptorSet.FromString(descriptors()).file
+    [field] = next(m for m in file.message_type if m.name == "ModelInferRequest").field
+    known = service_pb2.ModelInferRequest.DESCRIPTOR.fields_by_name["model_name"]
+    assert (field.name, field.number, field.type) == (known.name, known.number, known.type)
+    assert service_pb2.ModelInferRequest.DESCRIPTOR.full_name == f"{file.package}.ModelInferRequest"
+
+
+def test_models_keep_their_routes_when_ports_change(tmp_path: Path) -> None:
+    folder = tmp_path / "envoy"
+    write_initial(folder, ADDRESSES)
+    assert {p.name for p in folder.iterdir()} == {f"{n}.json" for n in ("bootstrap", "lds", "cds", "rds", "addresses")}
+    assert read_addresses(folder) == ADDRESSES
+    write_whole(folder / "rds.json", render_routes({"m": ENTRY}, version="later"))
+    moved = replace(ADDRESSES, canary_grpc="127.0.0.1:77")
+    write_initial(folder, moved)
+    assert read_routes(json.loads((folder / "rds.json").read_text())) == {"m": ENTRY}
+    found = {c["name"]: c for c in json.loads((folder / "cds.json").read_text())["resources"]}
+    assert endpoint_of(found["m/canary/grpc"])["address"]["socket_address"]["port_value"] == 77
+    assert read_addresses(folder) == moved
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_broken_table_is_begun_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rds.json").write_text(text)
+    write_initial(tmp_path, ADDRESSES)
+    assert read_routes(json.loads((tmp_path / "rds.json").read_text())) == {}
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path, end, broken = tmp_path / "rds.json", threading.Event(), []
+    write_whole(path, {"rows": [0] * 5000})
+
+    def read() -> None:
+        while not end.is_set():
+            try:
+                broken.extend([] if len(set(json.loads(path.read_text())["rows"])) == 1 else ["mixed"])
+            except (OSError, ValueError) as error:
+                broken.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(40):
+        write_whole(path, {"rows": [number] * 5000})
+    end.set()
+    reader.join()
+    assert broken == []
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rds.json"
+    write_whole(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_whole(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["rds.json"]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60))
+def test_whatever_lies_there_never_keeps_the_endpoint_from_starting(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "rds.json").write_bytes(data)
+    write_initial(tmp_path, ADDRESSES)

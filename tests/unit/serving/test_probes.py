@@ -1,0 +1,98 @@
+"""Probes: held against the golden samples of the lane that answered, bounded in number, given up when hopeless."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from visionloop.serving.client import Answer, EndpointError
+from visionloop.serving.golden import Golden
+from visionloop.serving.probes import AT_ONCE, CHUNK, send_probes
+
+RIGHT = np.array([0.9, 0.1], np.float32)
+WRONG = np.array([0.1, 0.9], np.float32)
+
+
+def golden(level: int, count: int = 3) -> Golden:
+    return Golden(np.full((count, 2, 2, 1), level, np.uint8), np.stack([RIGHT] * count))
+
+
+GOLDENS = {"canary": golden(2), "stable": golden(1)}
+
+
+class Endpoint:
+    """Every n-th request goes to the canary; each lane answers its own golden images right and the other's wrong."""
+
+    def __init__(self, every: int = 2, **broken: str | None) -> None:
+        self.every, self.broken = every, broken
+        self.sent = 0
+        self.largest = self._now = 0
+        self._lock = threading.Lock()
+
+    def predict(self, images: np.ndarray, *, probe: bool = False) -> list[Answer]:
+        assert probe
+        with self._lock:
+            number = self.sent
+            self.sent += 1
+            self._now += 1
+            self.largest = max(self.largest, self._now)
+        lane = "canary" if number % self.every == 0 else "stable"
+        try:
+            if lane in self.broken:
+                raise EndpointError("no", code="INTERNAL", lane=self.broken[lane])
+            own = 2 if lane == "canary" else 1
+            return [
+                Answer("x", 0.9, RIGHT if image.mean() == own else WRONG, lane, 1, str(number), 5.0 + number % 2)
+                for image in images
+            ]
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+def never(errors: int) -> bool:
+    return False
+
+
+def test_each_answer_is_held_against_its_lanes_own_golden_samples() -> None:
+    client = Endpoint()
+    tallies = send_probes(client, GOLDENS, wanted=50, most=1000, give_up=never)
+    assert 50 <= tallies["canary"].probes <= 50 + CHUNK
+    assert tallies["stable"].probes > 0
+    assert [(t.errors, t.disagreements) for t in tallies.values()] == [(0, 0), (0, 0)]
+    assert client.largest <= AT_ONCE
+    assert 5.0 <= tallies["canary"].percentile_ms(50) <= 6.0
+
+
+def test_a_canary_with_another_models_answers_disagrees_every_time() -> None:
+    tallies = send_probes(Endpoint(), {**GOLDENS, "canary": golden(3)}, wanted=20, most=1000, give_up=never)
+    assert tallies["canary"].disagreements == tallies["canary"].probes >= 20
+    assert tallies["stable"].disagreements == 0
+
+
+def test_at_the_first_release_a_stray_answer_of_the_stable_lane_is_no_fault() -> None:
+    tallies = send_probes(Endpoint(), {"canary": golden(2)}, wanted=20, most=1000, give_up=never)
+    assert (tallies["stable"].disagreements, tallies["canary"].disagreements) == (0, 0)
+
+
+@pytest.mark.parametrize("most", [1, 39, 40, 41, 100])
+def test_never_more_than_allowed(most: int) -> None:
+    client = Endpoint(every=1_000_000)
+    tallies = send_probes(client, GOLDENS, wanted=20, most=most, give_up=never)
+    assert client.sent == most
+    assert tallies["stable"].probes + tallies["canary"].probes == most
+
+
+@pytest.mark.parametrize(("named", "blamed"), [("canary", "canary"), (None, "canary"), ("stable", "stable")])
+def test_errors_count_against_the_lane_that_failed_or_the_canary(named: str | None, blamed: str) -> None:
+    tallies = send_probes(Endpoint(canary=named), GOLDENS, wanted=20, most=80, give_up=never)
+    assert tallies[blamed].errors == 40
+    assert tallies["canary"].probes == 0
+    assert tallies["canary"].percentile_ms(95) == 0.0
+
+
+def test_a_hopeless_canary_is_given_up() -> None:
+    client = Endpoint(every=1, canary="canary")
+    tallies = send_probes(client, GOLDENS, wanted=1000, most=5000, give_up=lambda errors: errors > 10)
+    assert client.sent == CHUNK
+    assert tallies["canary"].errors == CHUNK
