@@ -14,7 +14,8 @@ def decide(evaluation: Evaluation, policy: Gate) -> tuple[Outcome, list[str]]:
     The reasons come most important first: what rejects, then what was let through, then what speaks for it.
     """
     against = _critical(evaluation) + _major(evaluation, policy) + _improvement(evaluation, policy)
-    noted = [_line(result) for result in evaluation.scenarios if _only_noted(result, policy)]
+    tolerated = len(_failed_major(evaluation)) <= policy.max_failed_major
+    noted = [_line(result) for result in evaluation.scenarios if _only_noted(result, tolerated=tolerated)]
     if against:
         return "rejected", against + noted
     return "passed", [_summary(evaluation), *noted]
@@ -60,10 +61,10 @@ def _improvement(evaluation: Evaluation, policy: Gate) -> list[str]:
     return [f"no critical or major scenario improved on the champion with 95 % confidence{nearest}"]
 
 
-def _only_noted(result: ScenarioResult, policy: Gate) -> bool:
+def _only_noted(result: ScenarioResult, *, tolerated: bool) -> bool:
+    """Missed, but nothing that rejects; `tolerated`: the major scenarios that failed are few enough."""
     if result.outcome == "passed" or result.severity == "critical":
         return False
-    tolerated = result.severity == "major" and result.outcome == "failed" and policy.max_failed_major > 0
     return result.severity == "info" or result.outcome == "too_few" or tolerated
 
 

@@ -90,7 +90,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     share, z2 = hits / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = Z / (1 + z2 / n) * np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
+    # At 0 and 1 rounding may put the share itself outside by 1e-17.
+    return min(share, max(0.0, float(centre - reach))), max(share, min(1.0, float(centre + reach)))
 
 
 def confusion(targets: NDArray[np.int64], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
