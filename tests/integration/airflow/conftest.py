@@ -1,10 +1,12 @@
 """A stack of these tests' own, because they kill its parts, and what a user does with it."""
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +15,11 @@ import pytest
 import yaml
 
 from tests.integration.conftest import running_stack
-from visionloop import stack
 from visionloop.demo import fashion
 from visionloop.project import Project, load_project, project_file
+from visionloop.records import Snapshot
 from visionloop.settings import Settings
+from visionloop.stack.status import Kept, read_state
 from visionloop.stages import deliver
 from visionloop.stores import Stores, connect
 from visionloop.stores.airflow import Airflow, DagRun, open_airflow
@@ -25,6 +28,7 @@ T = TypeVar("T")
 SERVICES = ("s3", "ray", "mlflow", "airflow")
 ENDED = {"success", "failed"}
 PROJECT = "fashion"
+DAG = f"{PROJECT}__train"
 IMAGES = 3_000
 
 
@@ -50,6 +54,17 @@ class Loop:
         for name, values in sections.items():
             content[name] = {**content.get(name, {}), **values}
         path.write_text(yaml.safe_dump(content))
+
+    @contextmanager
+    def changed_project(self, **sections: dict[str, Any]) -> Iterator[None]:
+        """`change_project` for a while."""
+        path = project_file(self.settings.projects, PROJECT)
+        before = path.read_text()
+        self.change_project(**sections)
+        try:
+            yield
+        finally:
+            path.write_text(before)
 
     def deliver(self, batch: str, start: int, stop: int) -> None:
         """Real images, as a user delivers them."""
@@ -106,20 +121,42 @@ class Loop:
         """What a job has printed."""
         return str(self._ray.get(f"/api/jobs/{name}/logs").raise_for_status().json()["logs"])
 
+    def task_log(self, dag: str, run: str, task: str) -> str:
+        """All tries of a task, the triggerer's part too, as JSON lines."""
+        folder = self.settings.home / "airflow" / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
+        return "".join(path.read_text() for path in sorted(folder.glob("*.log*")))
+
+    def mlflow_runs(self) -> list[str]:
+        """The ids of the project's runs."""
+        api = f"{self.settings.need('mlflow_url')}/api/2.0/mlflow"
+        experiment = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": PROJECT}).raise_for_status()
+        wanted = {"experiment_ids": [experiment.json()["experiment"]["experiment_id"]]}
+        found = httpx.post(f"{api}/runs/search", json=wanted).raise_for_status().json()
+        return [run["info"]["run_id"] for run in found.get("runs", [])]
+
     def kill(self, service: str) -> None:
         """kill -9 of a service and its children; the supervisor starts it again."""
-        state = json.loads((self.settings.home / "stack" / "state.json").read_text())
-        os.killpg(os.getpgid(state["services"][service]["leader"]["pid"]), signal.SIGKILL)
+        leader = self._entry(service).leader
+        assert leader is not None
+        os.killpg(os.getpgid(leader.pid), signal.SIGKILL)
 
-    def healthy(self, service: str) -> None:
-        """Wait until the supervisor has it running again."""
+    def started(self, service: str) -> datetime | None:
+        """When it was started last."""
+        return self._entry(service).started
+
+    def restarted(self, service: str, before: datetime | None) -> None:
+        """Wait until the supervisor has it running again after a death."""
 
         def well() -> bool:
-            return any(
-                found.name == service and found.state == "running" for found in stack.status(self.settings).services
-            )
+            entry = self._entry(service)
+            return entry.started != before and entry.state == "running"
 
-        self.until(f"{service} runs", well, 90)
+        self.until(f"{service} runs again", well, 90)
+
+    def _entry(self, service: str) -> Kept:
+        state = read_state(self.settings.home)
+        assert state is not None
+        return state.services[service]
 
     def write_dag(self, name: str, text: str) -> None:
         """A DAG file of the tests beside the stubs."""
@@ -132,8 +169,37 @@ def loop() -> Iterator[Loop]:
     with running_stack(list(SERVICES)) as settings:
         running = Loop(settings)
         running.change_project(
-            training={"epochs": 1},
+            training={"epochs": 2},
             schedule={"data": None, "monitor": None, "retry_delay_seconds": 1},
             suite={"scenarios": [{"name": "overall", "at_least": 0.2, "severity": "critical"}]},
         )
         yield running
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A run of the train DAG whose scheduler was killed -9 while its job trained."""
+
+    run_id: str
+    snapshot: str
+    job_when_killed: str
+    state: str
+
+
+@pytest.fixture(scope="session")
+def trained(loop: Loop) -> TrainRun:
+    """Images delivered, the data and the train DAG run by hand; the scheduler dies in the middle of the training."""
+    loop.deliver("first", 0, IMAGES)
+    data = f"{PROJECT}__data"
+    assert loop.ended(data, loop.run(data)) == "success", loop.airflow.task_states(data, loop.runs(data)[0].run_id)
+    snapshot = loop.stores.ledger.latest(Snapshot, PROJECT)
+    assert snapshot is not None
+    uri = loop.stores.ledger.uri(snapshot)
+    run = loop.run(DAG, {"snapshot": uri})
+    (job,) = loop.until("the training's job", lambda: list(loop.jobs(f"{DAG}-train-")))
+    loop.until("it trains", lambda: "training small_cnn" in loop.job_log(job))
+    start = loop.started("airflow-scheduler")
+    loop.kill("airflow-scheduler")
+    status = loop.jobs(job)[job]
+    loop.restarted("airflow-scheduler", start)
+    return TrainRun(run, uri, status, loop.ended(DAG, run))
