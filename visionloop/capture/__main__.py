@@ -46,8 +46,8 @@ async def serve(settings: Settings, host: str, grpc_port: int, http_port: int) -
     counters, buffer = Counters(), Buffer()
     writer = Writer(buffer, open_objects(settings), counters, image_share=image_shares(settings))
     server = await open_server(CaptureStream(buffer, counters), f"{host}:{grpc_port}")
-    health = serve_health(counters, host, http_port)
     writer.start()
+    health = serve_health(counters, host, http_port, is_well=writer.is_alive)
     log.info("capturing at %s:%d into %s", host, grpc_port, settings.store)
     ending = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

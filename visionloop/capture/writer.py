@@ -45,6 +45,10 @@ class Writer:
         """Begin to write."""
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """False before it began, after its end, and when a fault ended it: then nothing is written any more."""
+        return self._thread.is_alive()
+
     def stop(self, *, seconds: float) -> bool:
         """Write what is left, within this time; False when something had to be given up."""
         self._ending.set()

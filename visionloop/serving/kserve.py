@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from visionloop.errors import DataError
@@ -22,6 +23,12 @@ LARGEST_BYTES = 64 << 20
 """A compressed body that unpacks to more is refused."""
 FRAME_BYTES = 5
 GRPC_FIELDS = {"UINT8": "uint_contents", "FP32": "fp32_contents"}
+UNREADABLE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, EOFError, RecursionError),
+    zlib.error,
+    DecodeError,
+)
+"""What the parsers below raise for bytes that are something else."""
 
 Headers = Mapping[str, str]
 
@@ -51,7 +58,7 @@ def read_inference(request: Message, response: Message) -> Inference:
     grpc = request.headers.get("content-type", "").startswith("application/grpc")
     try:
         model, version, images, probabilities = (_read_grpc if grpc else _read_http)(request, response)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(f"this is no KServe v2 inference: {type(error).__name__}: {error}") from None
     if images.dtype != np.uint8 or images.ndim != 4 or probabilities.ndim != 2:
         raise DataError(f"expected images uint8 [N,H,W,C], found {images.dtype} {list(images.shape)}")
