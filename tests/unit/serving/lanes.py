@@ -1,0 +1,261 @@
+"""Lanes, routes, registry and endpoint of one process: a release runs through the real client, ledger and folders.
+
+A model is JSON: `{"bias": 0.1}` answers (brightness + bias, the rest); `{"broken": true}` does not load.
+"""
+
+import hashlib
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+
+from visionloop import layout
+from visionloop.errors import StoreError
+from visionloop.project import Project, parse_project
+from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
+from visionloop.serving.lane_stats import LaneCount
+from visionloop.serving.repository import MODEL, Entry, entry
+from visionloop.settings import Settings
+from visionloop.stages import approve, release
+from visionloop.stores import Stores, connect
+from visionloop.stores.registry import RegisteredVersion
+from visionloop.stores.routes import Weights
+from visionloop.stores.triton import ModelRefused
+
+from .endpoint import Asked, Failed, Said, endpoint
+
+PROJECT = """\
+project: p
+task: {classes: [dark, bright], image: {height: 8, width: 8, channels: 1}}
+suite: {scenarios: [{name: overall}]}
+release: {approval: required, approvers: [ann, bob], canary_percent: [50], step_requests: 20, max_latency_ratio: 50}
+"""
+IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 60, 200, 255)])
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+def probabilities(model: dict[str, Any], images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a model says, [N,2]."""
+    bright = np.clip(images.mean(axis=(1, 2, 3)) / 255 + model.get("bias", 0.0), 0, 1)
+    return np.stack([1 - bright, bright], axis=1).astype(np.float32)
+
+
+class FakeLane:
+    """A lane over a real repository folder."""
+
+    def __init__(self, name: str, repository: Path) -> None:
+        self.name, self._repository = name, repository
+        self.loaded: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.down = False
+        self.forgets = False
+        """Loads without an error and then serves nothing, as Triton with a broken version folder."""
+
+    def entry(self, model: str) -> Entry:
+        return entry(self._repository, self.name, model)
+
+    def load(self, model: str) -> None:
+        self._check()
+        at = self.entry(model)
+        version = at.version()
+        content = json.loads((at.folder / str(version) / MODEL).read_bytes())
+        if content.get("broken"):
+            raise ModelRefused(f"Triton of the {self.name} lane refused {model}: broken")
+        if version is not None and not self.forgets:
+            self.loaded[model] = version, content
+
+    def unload(self, model: str) -> None:
+        self._check()
+        self.loaded.pop(model, None)
+
+    def served(self, model: str) -> int | None:
+        self._check()
+        return self.loaded[model][0] if model in self.loaded else None
+
+    def infer(self, model: str, images: NDArray[np.uint8], *, version: int) -> NDArray[np.float32]:
+        self._check()
+        assert self.loaded[model][0] == version
+        return probabilities(self.loaded[model][1], images)
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreError(f"Triton of the {self.name} lane at nowhere: down")
+
+
+class FakeRoutes:
+    """The weights, as a table in memory."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Weights] = {}
+        self.history: list[tuple[int, int]] = []
+        self.counts: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.healthy = True
+
+    def current(self, model: str) -> Weights | None:
+        return self.weights.get(model)
+
+    def set(self, project: Project, *, stable: int, canary: int) -> Weights:
+        self.weights[project.name] = Weights(stable, canary)
+        self.history.append((stable, canary))
+        return self.weights[project.name]
+
+    def wait_healthy(self, model: str, lane: str) -> bool:
+        return self.healthy
+
+    def lane_stats(self, model: str) -> dict[str, LaneCount]:
+        return {lane: LaneCount(self.counts[lane], self.errors[lane]) for lane in ("stable", "canary")}
+
+
+class FakeRegistry:
+    """Aliases and tags."""
+
+    def __init__(self) -> None:
+        self.alias: int | None = None
+        self.tags: dict[int, dict[str, str]] = {}
+
+    def champion(self, project: str) -> RegisteredVersion | None:
+        return RegisteredVersion(self.alias, "") if self.alias else None
+
+    def set_champion(self, project: str, version: int) -> None:
+        self.alias = version
+
+    def tag(self, project: str, version: int, tags: dict[str, str]) -> None:
+        self.tags.setdefault(version, {}).update(tags)
+
+
+class Fatal:
+    """Passes calls on; the process dies right after the n-th of those that change something."""
+
+    def __init__(self, inner: Any, changing: tuple[str, ...], happened: Callable[[], None]) -> None:
+        self._inner, self._changing, self._happened = inner, changing, happened
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in self._changing:
+            return found
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = found(*arguments, **options)
+            self._happened()
+            return result
+
+        return call
+
+
+class World:
+    """One project on lanes of this process."""
+
+    def __init__(self, folder: Path, *, project: str = PROJECT) -> None:
+        self.project = parse_project(project, Path("project.yaml"))
+        self.stable, self.canary = (FakeLane(name, folder / "models") for name in ("stable", "canary"))
+        self.routes, self.registry = FakeRoutes(), FakeRegistry()
+        self.broken: dict[str, Failed] = {}
+        """Lane -> how it fails requests."""
+        self.settings = Settings(home=folder, store=f"file://{folder}/store", model_repository=folder / "models")
+        self._draw = random.Random(0)  # noqa: S311 (no secret)
+        self.stores = self.connect()
+
+    @contextmanager
+    def serving(self) -> Iterator["World"]:
+        """With the endpoint before the lanes."""
+        with endpoint(self._answer) as url:
+            self.settings = self.settings.model_copy(update={"endpoint_url": url})
+            self.stores = self.connect()
+            yield self
+
+    def connect(self, *, dies_after: int | None = None) -> Stores:
+        """Stores as another process opens them; it may die after so many changes."""
+        stores, left = connect(self.settings), [dies_after]
+
+        def happened() -> None:
+            if left[0] is not None:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+
+        objects = Fatal(stores.objects, ("put", "put_new", "replace"), happened)
+        lanes = {lane.name: Fatal(lane, ("load", "unload"), happened) for lane in (self.stable, self.canary)}
+        stores.__dict__.update(
+            objects=objects,
+            **lanes,
+            routes=Fatal(self.routes, ("set",), happened),
+            registry=Fatal(self.registry, ("set_champion", "tag"), happened),
+        )
+        return stores
+
+    def candidate(self, version: int, *, golden: dict[str, Any] | None = None, **model: Any) -> str:
+        """Package a model; returns the record's URI. `golden` is the model that the offline answers come from."""
+        shown = io.BytesIO()
+        np.savez(shown, images=IMAGES, probabilities=probabilities(golden or model, IMAGES))
+        config = f"version_policy {{ specific {{ versions: {version} }} }}"
+        files = {MODEL: json.dumps(model).encode(), "config.pbtxt": config.encode(), "golden.npz": shown.getvalue()}
+        key = record_id("candidate", "p", version=version, model=model)
+        artifacts = {name: self._artifact(key, name, data) for name, data in files.items()}
+        record = Candidate(
+            id=key,
+            project="p",
+            training_run=f"run-{version}",
+            evaluation="e",
+            gate_decision="g",
+            snapshot="s",
+            model_name="p",
+            version=version,
+            model_sha256=artifacts[MODEL].sha256,
+            artifacts=artifacts,
+            classes=["dark", "bright"],
+            image_shape=(8, 8, 1),
+            parity=Parity(samples=4, max_abs_difference=0, p99_abs_difference=0, disagreements=0),
+        )
+        return self.stores.ledger.uri(self.stores.ledger.put(record))
+
+    def approve(self, candidate: str, **said: Any) -> Approval:
+        """As one of the approvers."""
+        inputs = {"candidate": candidate, "decision": "approved", "by": "ann", "reason": "better", **said}
+        return approve.run(self.project, approve.Inputs.model_validate(inputs), self.stores)
+
+    def inputs(self, candidate: str, **said: Any) -> release.Inputs:
+        """Of a release of a candidate that is decided now."""
+        return release.Inputs(candidate=candidate, approval=self.stores.ledger.uri(self.approve(candidate, **said)))
+
+    def go(self, inputs: release.Inputs, stores: Stores | None = None) -> Release:
+        """All three functions, as the DAG runs them."""
+        for function in (release.preflight, release.canary, release.promote):
+            done = function(self.project, inputs, stores or self.stores)
+        assert isinstance(done, Release)
+        return done
+
+    def release(self, version: int, **model: Any) -> Release:
+        """Package, approve, release."""
+        return self.go(self.inputs(self.candidate(version, **model)))
+
+    def releases(self) -> list[Release]:
+        """All records."""
+        return self.stores.ledger.all(Release, "p")
+
+    def _artifact(self, key: str, name: str, data: bytes) -> Artifact:
+        uri = self.stores.objects.put(layout.artifact("p", "candidate", key, name), data)
+        return Artifact(uri=uri, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+    def _answer(self, asked: Asked) -> Said | Failed:
+        """As the endpoint: by weight."""
+        weights = self.routes.current(asked.model)
+        if weights is None:
+            return Failed(grpc.StatusCode.NOT_FOUND, "unknown model")
+        lane = self.canary if self._draw.random() * 100 < weights.canary else self.stable
+        self.routes.counts[lane.name] += 1
+        if lane.name in self.broken:
+            self.routes.errors[lane.name] += 1
+            return self.broken[lane.name]
+        version, model = lane.loaded[asked.model]
+        return Said(lane.name, version, probabilities(model, asked.images))
