@@ -1,6 +1,7 @@
 """Where things lie in the object store: one function per kind of key, all below the project's own prefix."""
 
 import re
+from urllib.parse import quote
 
 from visionloop.errors import ConfigError
 
@@ -74,3 +75,9 @@ def captures(project: str) -> str:
 def state(project: str, name: str) -> str:
     """A small mutable document, only ever changed by conditional writes."""
     return f"{checked(project)}/state/{checked(name)}.json"
+
+
+def page(project: str, uri: str) -> str:
+    """Path below Airflow's address at which its plugin serves an HTML artifact; another URI stays as it is."""
+    _, inside, name = uri.partition(f"/{checked(project)}/artifacts/")
+    return f"/visionloop/pages/{project}__release/{quote(name)}" if inside else uri

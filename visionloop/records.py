@@ -1,4 +1,4 @@
-"""The frozen outputs of the stages: JSON in, JSON out, written once, passed between tasks by URI.
+"""The frozen outputs of the stages: JSON in, JSON out, written once, named by URI: between tasks, and in other records.
 
 A record's id is a digest of what it was made from (`record_id`), so the same inputs give the same record, and a
 stage that is run twice finds its first answer. Times are UTC; every URI points into the project's object store.
@@ -60,6 +60,11 @@ class Record(Frozen):
     """SHA-256 of the part of the project file that decided the result."""
     code_revision: str = Field(default_factory=code_revision)
     seed: int | None = None
+
+
+def id_of(uri: str) -> str:
+    """The id in the URI of a record."""
+    return uri.rsplit("/", 1)[-1].removesuffix(".json")
 
 
 class Ingest(Record):
@@ -126,9 +131,8 @@ class TrainingRun(Record):
 
     kind: ClassVar[str] = "training_run"
     snapshot: str
-    """Snapshot id."""
     retrain_request: str | None = None
-    """Id of the trigger decision that asked for it."""
+    """URI of the trigger decision that asked for it."""
     mlflow_run_id: str
     checkpoint_uri: str
     checkpoint_sha256: str
@@ -175,7 +179,7 @@ class Evaluation(Record):
     snapshot: str
     training_run: str
     champion: str | None
-    """Candidate id of the champion, None at the first release."""
+    """The champion's candidate, None at the first release."""
     test_samples: int
     scenarios: list[ScenarioResult]
     page_uri: str

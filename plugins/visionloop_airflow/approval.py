@@ -12,7 +12,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOper
 from airflow.sdk import Asset, Context, Param
 from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 
-from visionloop_airflow.evidence import body, find, subject
+from visionloop_airflow.evidence import body, subject
 
 REASON = Param("", type="string", title="Why", description="Kept in the approval's record and on the model version")
 
@@ -67,7 +67,7 @@ class ReleaseApproval(ApprovalOperator):
         if self.automatic:
             reason = "the project file says approval: automatic, so nobody was asked"
             return self._decide(context, shown, "approved", "visionloop", reason, "automatic")
-        evaluation = find(stores.ledger, Evaluation, self.project, candidate.evaluation)
+        evaluation = stores.ledger.get(Evaluation, candidate.evaluation)
         self.subject, self.body = subject(candidate), body(candidate, evaluation)
         self._nobody_approves_what_he_started(context)
         try:

@@ -1,13 +1,7 @@
 """What an approver sees: the candidate's figures as a markdown table, and the page with all of them."""
 
-from typing import Any
-from urllib.parse import quote
-
-from visionloop.records import Candidate, Evaluation, Interval, Record, ScenarioResult
-from visionloop.stores.ledger import Ledger
-
-PAGES = "/visionloop/pages"
-"""Where the plugin serves pages of the object store."""
+from visionloop import layout
+from visionloop.records import Candidate, Evaluation, Interval, ScenarioResult, id_of
 
 
 def subject(candidate: Candidate) -> str:
@@ -18,7 +12,7 @@ def subject(candidate: Candidate) -> str:
 def body(candidate: Candidate, evaluation: Evaluation) -> str:
     """The figures, the digest that the approval is about, and where the page is."""
     against = (
-        f"version of candidate `{_short(evaluation.champion)}`" if evaluation.champion else "nothing: first release"
+        f"version of candidate `{id_of(evaluation.champion)}`" if evaluation.champion else "nothing: first release"
     )
     facts = [
         f"Challenger: version **{candidate.version}**, model SHA-256 `{candidate.model_sha256}`.",
@@ -29,7 +23,7 @@ def body(candidate: Candidate, evaluation: Evaluation) -> str:
         f"ONNX against PyTorch on {parity.samples:,} samples: {parity.disagreements} other decisions, probabilities "
         f"differ by at most {parity.max_abs_difference:.1e}."
     )
-    link = f"[Evaluation page]({page_link(evaluation.page_uri, candidate.project)})"
+    link = f"[Evaluation page]({layout.page(candidate.project, evaluation.page_uri)})"
     return "\n\n".join([*facts, table(evaluation.scenarios), packaged, link])
 
 
@@ -38,19 +32,6 @@ def table(scenarios: list[ScenarioResult]) -> str:
     head = ["scenario", "metric", "severity", "challenger", "champion", "difference", "bar", "outcome"]
     rows = [head, ["---"] * len(head), *(_row(scenario) for scenario in scenarios)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def page_link(uri: str, project: str) -> str:
-    """Address of a project's page, below Airflow's own; a page that lies elsewhere keeps its own."""
-    _, inside, artifact = uri.partition(f"/{project}/artifacts/")
-    return f"{PAGES}/{project}__release/{quote(artifact)}" if inside else uri
-
-
-def find(ledger: Ledger, kind: type[Record], project: str, name: str) -> Any:
-    """A record by its URI or by its id."""
-    if "://" in name:
-        return ledger.get(kind, name)
-    return ledger.find(kind, project, name)
 
 
 def _row(scenario: ScenarioResult) -> list[str]:
@@ -78,7 +59,3 @@ def _bar(scenario: ScenarioResult) -> str:
     if scenario.bar_kind == "not_worse_than_champion":
         return f"not worse by {scenario.margin}"
     return "-"
-
-
-def _short(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".json")

@@ -21,8 +21,3 @@ def serving_since(releases: Iterable[Release]) -> datetime | None:
     now = serving_release(promoted)
     before = [release for release in promoted if now and release.version == now.version and release.id != now.id]
     return now.created_at if now and before else None
-
-
-def id_of(reference: str) -> str:
-    """The id in a reference to a record, be it the id itself or the record's URI."""
-    return reference.rsplit("/", 1)[-1].removesuffix(".json")

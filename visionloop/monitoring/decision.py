@@ -3,9 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Literal
 
-from visionloop.monitoring.champion import id_of
 from visionloop.project import Monitoring
-from visionloop.records import DriftReport, Frozen
+from visionloop.records import DriftReport, Frozen, id_of
 
 Action = Literal["none", "retrain"]
 

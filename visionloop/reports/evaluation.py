@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
-from visionloop.records import Evaluation, Interval, ScenarioResult
+from visionloop.records import Evaluation, Interval, ScenarioResult, id_of
 
 Pixels = NDArray[np.uint8]
 
@@ -87,6 +87,7 @@ def render(page: EvaluationPage) -> str:
     return environment.get_template("evaluation.html").render(
         page=page,
         record=page.evaluation,
+        id_of=id_of,
         rows=[Row(result, asked(result), draw(result)) for result in page.evaluation.scenarios],
         matrices=matrices(page),
         fixed=fixed,

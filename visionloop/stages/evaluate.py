@@ -14,7 +14,7 @@ from visionloop.evaluation.samples import COLUMNS, TestSamples, choose, read_tes
 from visionloop.evaluation.suite import Contest, run_suite
 from visionloop.packaging.runtime import onnx_predictor
 from visionloop.project import Project
-from visionloop.records import Candidate, Evaluation, Frozen, Snapshot, TrainingRun, record_id
+from visionloop.records import Candidate, Evaluation, Frozen, Snapshot, TrainingRun, id_of, record_id
 from visionloop.reports.evaluation import Answered, EvaluationPage, render
 from visionloop.stores import Stores
 from visionloop.stores.registry import Metric
@@ -52,7 +52,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Evaluation:
         log.info("evaluation %s is recorded already", evaluation_id)
         return known
     training_run = stores.ledger.get(TrainingRun, inputs.training_run)
-    snapshot = stores.ledger.get(Snapshot, training_run.inputs["snapshot"])
+    snapshot = stores.ledger.get(Snapshot, training_run.snapshot)
     opponent = _champion(project, stores)
     seed = int(evaluation_id[:8], 16)
     samples = _test_samples(project, snapshot, stores, seed)
@@ -114,8 +114,7 @@ def _record(
     contest: Contest,
     stores: Stores,
 ) -> Evaluation:
-    snapshot = training_run.inputs["snapshot"]
-    uris = {"training_run": inputs.training_run, "snapshot": snapshot}
+    uris = {"training_run": inputs.training_run, "snapshot": training_run.snapshot}
     uris |= {"champion": opponent.uri} if opponent else {}
     return Evaluation(
         id=evaluation_id,
@@ -125,8 +124,8 @@ def _record(
         config_digest=config,
         seed=contest.seed,
         snapshot=training_run.snapshot,
-        training_run=training_run.id,
-        champion=opponent.candidate.id if opponent else None,
+        training_run=inputs.training_run,
+        champion=opponent.uri if opponent else None,
         test_samples=len(contest.samples),
         scenarios=run_suite(project.suite.scenarios, contest),
         page_uri=stores.objects.uri(_page_key(project, evaluation_id)),
@@ -142,7 +141,7 @@ def _page(project: Project, evaluation: Evaluation, opponent: Opponent | None, c
         verdict=verdict,
         reasons=reasons,
         classes=project.task.classes,
-        challenger_name=f"training run {evaluation.training_run}",
+        challenger_name=f"training run {id_of(evaluation.training_run)}",
         champion_name=f"version {opponent.candidate.version}" if opponent else None,
         answered=Answered(samples.images, samples.targets, challenger, champion, samples.columns["sample_id"]),
     )

@@ -37,7 +37,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> GateDecision:
             input_digests={"evaluation": hashlib.sha256(body).hexdigest()},
             config_digest=config,
             seed=evaluation.seed,
-            evaluation=evaluation.id,
+            evaluation=inputs.evaluation,
             outcome=outcome,
             reasons=reasons,
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionloop import layout
 from visionloop.errors import ConfigError, DataError, NotFound, StageError
-from visionloop.monitoring.champion import id_of, serving_release, serving_since
+from visionloop.monitoring.champion import serving_release, serving_since
 from visionloop.monitoring.windows import common_version, next_window, waiting
 from visionloop.project import Project
 from visionloop.records import Candidate, DriftReport, Frozen, Release, Snapshot, Window, record_id
@@ -215,9 +215,7 @@ def _reference(project: Project, stores: Stores, candidate: Candidate, folder: P
     from visionloop.monitoring.samples import from_table
 
     key = layout.artifact(project.name, "reference", candidate.id, f"samples-v{REFERENCE_FORMAT}.parquet")
-    snapshot = stores.ledger.find(Snapshot, project.name, id_of(candidate.snapshot))
-    if snapshot is None:
-        raise NotFound(f"candidate {candidate.id} was trained on snapshot {candidate.snapshot}, which has no record")
+    snapshot = stores.ledger.get(Snapshot, candidate.snapshot)
     path = folder / "reference.parquet"
     if not stores.objects.exists(key):
         pq.write_table(_measure_reference(project, stores, snapshot, _scorer(stores, candidate)), path)

@@ -84,10 +84,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
             input_digests={role: _sha256(stores, uri) for role, uri in lineage.uris.items()},
             config_digest=config,
             seed=lineage.training_run.seed,
-            training_run=lineage.training_run.id,
-            evaluation=lineage.evaluation.id,
-            gate_decision=lineage.decision.id,
-            snapshot=lineage.snapshot.id,
+            **lineage.uris,
             model_name=project.name,
             version=version,
             model_sha256=artifacts[MODEL].sha256,
@@ -105,14 +102,14 @@ def _lineage(inputs: Inputs, stores: Stores) -> Lineage:
     decision = stores.ledger.get(GateDecision, inputs.gate_decision)
     if decision.outcome != "passed":
         raise StageError(f"gate decision {decision.id} is {decision.outcome}: {'; '.join(decision.reasons)}")
-    evaluation = stores.ledger.get(Evaluation, decision.inputs["evaluation"])
-    training_run = stores.ledger.get(TrainingRun, evaluation.inputs["training_run"])
-    snapshot = stores.ledger.get(Snapshot, training_run.inputs["snapshot"])
+    evaluation = stores.ledger.get(Evaluation, decision.evaluation)
+    training_run = stores.ledger.get(TrainingRun, evaluation.training_run)
+    snapshot = stores.ledger.get(Snapshot, training_run.snapshot)
     uris = {
         "gate_decision": inputs.gate_decision,
-        "evaluation": decision.inputs["evaluation"],
-        "training_run": evaluation.inputs["training_run"],
-        "snapshot": training_run.inputs["snapshot"],
+        "evaluation": decision.evaluation,
+        "training_run": evaluation.training_run,
+        "snapshot": training_run.snapshot,
     }
     return Lineage(uris, decision, evaluation, training_run, snapshot)
 
@@ -172,6 +169,9 @@ def _registered(
         description="; ".join(lineage.decision.reasons)[:5000],
         tags=tags,
     )
+    if registered.tags.get("visionloop.model_sha256") != model.sha256:
+        # An earlier try was killed after it had registered, on a processor that rounds otherwise.
+        stores.registry.tag(project.name, registered.version, tags)
     return registered.version
 
 

@@ -2,9 +2,9 @@
 
 import logging
 
-from visionloop.monitoring.champion import id_of, serving_release
+from visionloop.monitoring.champion import serving_release
 from visionloop.project import Project
-from visionloop.records import Candidate, Frozen, Release, RetrainState, Snapshot, TrainingRun
+from visionloop.records import Candidate, Frozen, Release, RetrainState, Snapshot, TrainingRun, id_of
 from visionloop.stores import Stores
 from visionloop.training.plan import PlanEvidence, TrainingPlan, decide_training
 
@@ -36,5 +36,5 @@ def _evidence(project: Project, stores: Stores) -> PlanEvidence:
 
 def _champion_snapshot(project: Project, stores: Stores) -> Snapshot | None:
     release = serving_release(stores.ledger.all(Release, project.name))
-    candidate = stores.ledger.find(Candidate, project.name, id_of(release.candidate)) if release else None
-    return stores.ledger.find(Snapshot, project.name, id_of(candidate.snapshot)) if candidate else None
+    candidate = stores.ledger.get(Candidate, release.candidate) if release else None
+    return stores.ledger.get(Snapshot, candidate.snapshot) if candidate else None

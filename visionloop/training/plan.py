@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from visionloop.records import Frozen, Snapshot
+from visionloop.records import Frozen, Snapshot, id_of
 
 Start = Literal["every_snapshot", "when_requested"]
 
@@ -53,18 +53,14 @@ def _when_requested(evidence: PlanEvidence, latest: Snapshot, champion: Snapshot
     added = latest.samples - champion.samples
     return _go(
         evidence,
-        f"request {_short(evidence.open_request)} is open, and snapshot {latest.tag} has {added} samples "
+        f"request {id_of(evidence.open_request)} is open, and snapshot {latest.tag} has {added} samples "
         f"that the champion's snapshot {champion.tag} has not",
     )
 
 
 def _waits_for(evidence: PlanEvidence, known: Snapshot) -> str:
     samples = f"waiting for labelled samples newer than snapshot {known.tag}"
-    return f"request {_short(evidence.open_request)} is open; {samples}" if evidence.open_request else samples
-
-
-def _short(request_uri: str) -> str:
-    return request_uri.rsplit("/", 1)[-1].removesuffix(".json")
+    return f"request {id_of(evidence.open_request)} is open; {samples}" if evidence.open_request else samples
 
 
 def _go(evidence: PlanEvidence, reason: str) -> TrainingPlan:

@@ -173,11 +173,12 @@ def test_a_newer_candidate_takes_over_and_the_older_process_stops(running):
 
 def test_the_retrain_request_is_closed_by_the_release_that_answers_it(running):
     here = world(running, "asked")
+    request = f"{here.stores.objects.root}/asked/records/trigger_decision/req1.json"
     run = TrainingRun(
         id="run1",
         project="asked",
         snapshot="s",
-        retrain_request="req1",
+        retrain_request=request,
         mlflow_run_id="m",
         checkpoint_uri="c",
         checkpoint_sha256="c",
@@ -190,11 +191,11 @@ def test_the_retrain_request_is_closed_by_the_release_that_answers_it(running):
         metrics={},
     )
     here.stores.ledger.put(run)
-    request = f"{here.stores.objects.root}/asked/records/trigger_decision/req1.json"
+    unasked = here.stores.ledger.put(run.model_copy(update={"id": "run0", "retrain_request": None}))
     here.stores.state.update(RetrainState, "asked", "retrain", lambda _: RetrainState(request=request))
-    other = here.release(1)
+    other = here.release(1, training_run=here.stores.ledger.uri(unasked))
     assert here.stores.state.read(RetrainState, "asked", "retrain").request == request
-    done = here.release(2, training_run="run1")
+    done = here.release(2, training_run=here.stores.ledger.uri(run))
     state = here.stores.state.read(RetrainState, "asked", "retrain")
     assert (state.request, state.closed_by) == (None, here.stores.ledger.uri(done))
     assert other.outcome == "promoted"

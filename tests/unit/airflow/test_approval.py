@@ -10,11 +10,12 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped, TaskAwaitingInput
 
 from tests.unit.airflow.conftest import ROOT, TaskInstance
+from visionloop import layout
 from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult
 from visionloop.settings import load_settings
 from visionloop.stores import Stores, connect
 from visionloop_airflow import approval as module
-from visionloop_airflow.evidence import body, page_link, table
+from visionloop_airflow.evidence import body, table
 from visionloop_dags.factory import project_dags
 
 SHA = "ab" * 32
@@ -52,7 +53,12 @@ class World:
     def candidate(self, name, version=3, day=1):
         """Write a candidate; returns its URI."""
         made = CANDIDATE.model_copy(
-            update={"id": name, "version": version, "created_at": datetime(2026, 1, day, tzinfo=UTC)}
+            update={
+                "id": name,
+                "version": version,
+                "created_at": datetime(2026, 1, day, tzinfo=UTC),
+                "evaluation": self.stores.ledger.uri(EVALUATION),
+            }
         )
         self.stores.ledger.put(made)
         return self.stores.ledger.uri(made)
@@ -261,7 +267,7 @@ def test_the_body_says_whether_there_is_a_champion():
     ],
 )
 def test_page_link(uri, link):
-    assert page_link(uri, "p") == link
+    assert layout.page("p", uri) == link
 
 
 def test_the_form_has_a_reason():

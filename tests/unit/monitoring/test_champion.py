@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from visionloop.monitoring.champion import id_of, serving_release, serving_since
+from visionloop.monitoring.champion import serving_release, serving_since
 from visionloop.records import Release
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,7 +41,3 @@ def test_the_newest_promoted_release_serves_in_whatever_order_they_come() -> Non
 
 def test_after_a_rollback_the_old_versions_old_traffic_does_not_count() -> None:
     assert serving_since([release(1, 1), release(2, 5), release(1, 7)]) == AT + timedelta(hours=7)
-
-
-def test_a_reference_is_an_id_or_a_uri() -> None:
-    assert id_of("ab12") == id_of("s3://bucket/p/records/candidate/ab12.json") == "ab12"

@@ -167,7 +167,7 @@ def add_release(
             training_run=f"run-{version}",
             evaluation="e",
             gate_decision="g",
-            snapshot=snapshot.id,
+            snapshot=stores.ledger.uri(snapshot),
             model_name=project.name,
             version=version,
             model_sha256=sha256,

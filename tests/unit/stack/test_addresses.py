@@ -1,5 +1,6 @@
 """Addresses: what the user set is honoured or refused, what an earlier start wrote is not mistaken for it."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,12 @@ def test_settings_that_can_be_honoured_pass(tmp_path: Path) -> None:
 
 def test_ports_given_remembered_and_usual(tmp_path: Path) -> None:
     claims = Claims()
+    mine, remembered, other = free_ports(3)
     try:
-        given = {"mlflow_url": "http://127.0.0.1:21987"}
-        ports = choose_ports([MLFLOW, S3], given, {"s3.http": 21988, "mlflow.http": 21989}, claims)
-        assert ports["mlflow.http"] == 21987
-        assert ports["s3.http"] == 21988
+        given = {"mlflow_url": f"http://127.0.0.1:{mine}"}
+        ports = choose_ports([MLFLOW, S3], given, {"s3.http": remembered, "mlflow.http": other}, claims)
+        assert ports["mlflow.http"] == mine
+        assert ports["s3.http"] == remembered
         assert len(set(ports.values())) == len(ports) == len(S3.ports) + 1
     finally:
         claims.close()
@@ -77,3 +79,11 @@ def test_what_the_user_gave_wins_and_the_rest_is_filled_in(tmp_path: Path) -> No
     assert found.s3_credentials == tmp_path / "stack" / "secrets" / "s3-credentials"
     assert found.store == "s3://mine"
     assert found.ray_url is None  # a service that is not in the stack leaves no stale address
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in held]
+    for server in held:
+        server.close()
+    return ports

@@ -71,7 +71,7 @@ def test_the_loops_first_two_turns(project: Project, stores: Stores) -> None:
     plan = run(project, Inputs(), stores)
     assert (plan.go, plan.snapshot, plan.retrain_request) == (True, stores.ledger.uri(first), None)
 
-    add_run(stores, "s1")
+    add_run(stores, stores.ledger.uri(first))
     assert not run(project, Inputs(), stores).go, "trained, perhaps waiting for approval"
 
     add_release(project, stores, 1, first)
@@ -83,12 +83,12 @@ def test_the_loops_first_two_turns(project: Project, stores: Stores) -> None:
     assert (plan.go, plan.snapshot, plan.retrain_request) == (True, stores.ledger.uri(second), REQUEST)
 
     add_run(stores, stores.ledger.uri(second))
-    assert "was trained already" in run(project, Inputs(), stores).reason, "by id or by URI"
+    assert "was trained already" in run(project, Inputs(), stores).reason
 
 
 def test_a_request_before_its_labels_waits(project: Project, stores: Stores) -> None:
     first = add_snapshot(stores, 1)
-    add_run(stores, "s1")
+    add_run(stores, stores.ledger.uri(first))
     add_release(project, stores, 1, first)
     stores.state.update(RetrainState, "p", "retrain", lambda _: RetrainState(request=REQUEST, opened_at=AT))
     plan = run(project, Inputs(), stores)

@@ -3,11 +3,11 @@
 import logging
 from datetime import UTC, datetime
 
-from visionloop.monitoring.champion import id_of
+from visionloop.errors import Conflict
 from visionloop.project import Project
-from visionloop.records import Candidate, Release, RetrainState, TrainingRun
+from visionloop.records import Release, RetrainState, TrainingRun
 from visionloop.stages.release.inputs import Inputs
-from visionloop.stages.release.loading import load
+from visionloop.stages.release.loading import load, put_back
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
@@ -22,7 +22,7 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     rollout = open_rollout(project, inputs, stores)
     done = rollout.finished()
     if done:
-        _close_request(rollout, done)
+        _tell(rollout, done)
         return done
     state = rollout.require("promoting")
     try:
@@ -30,42 +30,48 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     except ModelRefused as error:
         put_back(project, rollout.serving(), stores)
         return rollout.end("rolled_back", str(error))
-    rollout.advance(phase="promoting")  # raises when a rollback took over while Triton loaded
+    _still_mine(rollout)
     stores.routes.set(project, stable=100, canary=0)
     stores.registry.set_champion(project.name, rollout.candidate.version)
     release = rollout.record("promoted", f"passed {len(state.steps)} canary steps, {state.steps[-1].reason}")
     log.info("version %d of %s serves", release.version, project.name)
-    stores.registry.tag(project.name, release.version, {"visionloop.release": stores.ledger.uri(release)})
-    _close_request(rollout, release)
+    _tell(rollout, release)
     rollout.tidy()
     return release
 
 
-def put_back(project: Project, serving: Release | None, stores: Stores) -> None:
-    """Give the stable lane's folder and process the version that was released last, or nothing."""
-    if serving is None:
-        stores.stable.entry(project.name).remove()
-        stores.stable.unload(project.name)
+def _still_mine(rollout: Rollout) -> None:
+    """Raises Conflict when a rollback or a newer release took over while Triton loaded; its version serves then."""
+    try:
+        rollout.advance(phase="promoting")
+    except Conflict:
+        put_back(rollout.project, rollout.serving(), rollout.stores)
+        raise
+
+
+def _tell(rollout: Rollout, release: Release) -> None:
+    """Whoever waits for it: the registry's version names its release, and the retrain request is answered."""
+    if release.outcome != "promoted":
         return
-    load(stores.stable, project, stores.ledger.get(Candidate, serving.candidate), stores)
+    stores = rollout.stores
+    stores.registry.tag(release.project, release.version, {"visionloop.release": stores.ledger.uri(release)})
+    _close_request(rollout, release)
 
 
 def _close_request(rollout: Rollout, release: Release) -> None:
     """The open retrain request is answered when this candidate was trained for it."""
-    if release.outcome != "promoted":
-        return
     stores, name = rollout.stores, rollout.project.name
-    run = stores.ledger.find(TrainingRun, name, id_of(rollout.candidate.training_run))
-    wanted = run.retrain_request if run else None
+    if not stores.state.read(RetrainState, name, RETRAIN):
+        return
+    wanted = stores.ledger.get(TrainingRun, rollout.candidate.training_run).retrain_request
 
     def change(state: RetrainState | None) -> RetrainState:
         state = state or RetrainState()
-        if not wanted or not state.request or id_of(state.request) != id_of(wanted):
+        if not wanted or state.request != wanted:
             return state
         log.info("retrain request %s is answered by %s", state.request, release.id)
         return RetrainState(
             opened_at=state.opened_at, closed_at=datetime.now(UTC), closed_by=stores.ledger.uri(release)
         )
 
-    if stores.state.read(RetrainState, name, RETRAIN):
-        stores.state.update(RetrainState, name, RETRAIN, change)
+    stores.state.update(RetrainState, name, RETRAIN, change)
