@@ -178,10 +178,13 @@ class Registry:
         """The version that was packaged last, or None."""
         return self._alias(project, CHALLENGER)
 
-    def set_champion(self, project: str, version: int) -> None:
-        """Move the alias; the caller holds the project's lock (last writer wins)."""
+    def set_champion(self, project: str, version: int | None) -> None:
+        """Move the alias, or take it away; the caller holds the project's lock (last writer wins)."""
         with self._speaking():
-            self._client.set_registered_model_alias(project, CHAMPION, str(version))
+            if version is None:
+                self._client.delete_registered_model_alias(project, CHAMPION)
+            else:
+                self._client.set_registered_model_alias(project, CHAMPION, str(version))
 
     def set_challenger(self, project: str, version: int) -> None:
         """Move the alias."""

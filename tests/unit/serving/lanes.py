@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from visionloop import layout
 from visionloop.errors import StoreError
 from visionloop.project import Project, parse_project
-from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
+from visionloop.records import Approval, Artifact, Candidate, Parity, Release, TrainingRun, record_id
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.repository import MODEL, Entry, entry
 from visionloop.settings import Settings
@@ -127,7 +127,7 @@ class FakeRegistry:
     def champion(self, project: str) -> RegisteredVersion | None:
         return RegisteredVersion(self.alias, "") if self.alias else None
 
-    def set_champion(self, project: str, version: int) -> None:
+    def set_champion(self, project: str, version: int | None) -> None:
         self.alias = version
 
     def tag(self, project: str, version: int, tags: dict[str, str]) -> None:
@@ -163,7 +163,7 @@ class World:
         self.broken: dict[str, Failed] = {}
         """Lane -> how it fails requests."""
         self.settings = Settings(home=folder, store=f"file://{folder}/store", model_repository=folder / "models")
-        self._draw = random.Random(0)  # noqa: S311 (no secret)
+        self._draw = random.Random(0)
         self.stores = self.connect()
 
     @contextmanager
@@ -194,8 +194,13 @@ class World:
         )
         return stores
 
-    def candidate(self, version: int, *, golden: dict[str, Any] | None = None, **model: Any) -> str:
-        """Package a model; returns the record's URI. `golden` is the model that the offline answers come from."""
+    def candidate(
+        self, version: int, *, golden: dict[str, Any] | None = None, request: str | None = None, **model: Any
+    ) -> str:
+        """Package a model; returns the record's URI.
+
+        `golden` is the model that the offline answers come from, `request` the retrain request it was trained for.
+        """
         shown = io.BytesIO()
         np.savez(shown, images=IMAGES, probabilities=probabilities(golden or model, IMAGES))
         config = f"version_policy {{ specific {{ versions: {version} }} }}"
@@ -205,7 +210,7 @@ class World:
         record = Candidate(
             id=key,
             project="p",
-            training_run=f"run-{version}",
+            training_run=self._training_run(key, request),
             evaluation="e",
             gate_decision="g",
             snapshot="s",
@@ -242,6 +247,25 @@ class World:
     def releases(self) -> list[Release]:
         """All records."""
         return self.stores.ledger.all(Release, "p")
+
+    def _training_run(self, key: str, request: str | None) -> str:
+        run = TrainingRun(
+            id=key,
+            project="p",
+            snapshot="s",
+            retrain_request=request,
+            mlflow_run_id="m",
+            checkpoint_uri="c",
+            checkpoint_sha256="c",
+            epochs=1,
+            samples_seen=1,
+            workers=1,
+            device="cpu",
+            precision="fp32",
+            seconds=1.0,
+            metrics={},
+        )
+        return self.stores.ledger.uri(self.stores.ledger.put(run))
 
     def _artifact(self, key: str, name: str, data: bytes) -> Artifact:
         uri = self.stores.objects.put(layout.artifact("p", "candidate", key, name), data)

@@ -8,6 +8,6 @@ from visionloop.stages.release.inputs import Inputs, RollbackInputs
 from visionloop.stages.release.loading import preflight
 from visionloop.stages.release.promotion import promote
 from visionloop.stages.release.steps import canary
-from visionloop.stages.release.way_back import rollback
+from visionloop.stages.release.way_back import foresee, rollback
 
-__all__ = ["Inputs", "RollbackInputs", "canary", "preflight", "promote", "rollback"]
+__all__ = ["Inputs", "RollbackInputs", "canary", "foresee", "preflight", "promote", "rollback"]

@@ -54,6 +54,23 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     entry.prune()
 
 
+def put_back(project: Project, serving: Release | None, stores: Stores) -> None:
+    """Give the stable lane and the registry's alias the version that was released last, or nothing."""
+    if serving is None:
+        stores.stable.entry(project.name).remove()
+        stores.stable.unload(project.name)
+    else:
+        load(stores.stable, project, stores.ledger.get(Candidate, serving.candidate), stores)
+    stores.registry.set_champion(project.name, serving.version if serving else None)
+
+
+def call_off(rollout: Rollout, reason: str) -> Release:
+    """End a release that is not through: its canary goes, and a stable lane that was given it already goes back."""
+    if rollout.state().phase == "promoting":
+        put_back(rollout.project, rollout.serving(), rollout.stores)
+    return rollout.end("rolled_back", reason)
+
+
 def smoke(lane: Lane, project: Project, version: int, golden: Golden) -> None:
     """Ask for all golden samples, past the endpoint. Raises ModelRefused when answers differ from the offline ones."""
     size, wrong = project.serving.max_batch_size, 0
@@ -122,7 +139,7 @@ def _take_over(rollout: Rollout, other: Inputs) -> None:
     if abandoned.candidate.version > rollout.candidate.version:
         raise StageError(f"version {abandoned.candidate.version}, which is newer, is being released")
     if not abandoned.finished():
-        abandoned.end("rolled_back", f"version {rollout.candidate.version} came before it was through")
+        call_off(abandoned, f"version {rollout.candidate.version} came before it was through")
 
 
 def _check_stable(rollout: Rollout) -> None:

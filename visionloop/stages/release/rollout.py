@@ -126,9 +126,20 @@ def open_rollout(project: Project, inputs: Inputs, stores: Stores) -> Rollout:
             f"approval {approval.id} is about {approval.candidate} with the model {approval.model_sha256}, "
             f"expected {inputs.candidate} with {candidate.model_sha256}"
         )
-    if approval.decision == "approved" and approval.mode == "automatic" and project.release.approval != "automatic":
-        raise IntegrityError(f"approval {approval.id} is automatic, but {project.name} asks for a person's")
+    if approval.decision == "approved" and project.release.approval == "required":
+        _check_person(project, approval)
     return Rollout(project, inputs, stores, candidate, approval)
+
+
+def _check_person(project: Project, approval: Approval) -> None:
+    """Whoever can write to the store still has to be an approver. One who was taken off the list since stops it too."""
+    if approval.mode == "automatic":
+        raise IntegrityError(f"approval {approval.id} is automatic, but {project.name} asks for a person's")
+    if approval.by not in project.release.approvers:
+        raise IntegrityError(
+            f"approval {approval.id} is by {approval.by}, who is none of the approvers of {project.name}: "
+            f"{', '.join(project.release.approvers)}"
+        )
 
 
 def empty_canary(project: Project, stores: Stores) -> None:

@@ -7,13 +7,30 @@ from visionloop.monitoring.champion import serving_release
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState, record_id
 from visionloop.stages.release.inputs import Inputs, RollbackInputs
-from visionloop.stages.release.loading import load
-from visionloop.stages.release.promotion import put_back
-from visionloop.stages.release.rollout import STATE, open_rollout
+from visionloop.stages.release.loading import call_off, load, put_back
+from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
+
+
+def foresee(project: Project, inputs: RollbackInputs, stores: Stores) -> str:
+    """What `rollback` would do now, in words; raises what it would raise. Nothing is changed."""
+    running = _running(project, stores)
+    unfinished = running if running and not stores.ledger.find(Release, project.name, running.id) else None
+    releases = _promoted(project, stores)
+    serving = serving_release(releases)
+    stays = f"version {serving.version} goes on serving" if serving else "nothing serves then"
+    called_off = f"the release of version {unfinished.candidate.version} is called off" if unfinished else ""
+    if unfinished and inputs.to_version is None:
+        return f"{called_off}, {stays}"
+    target = _target(project, inputs, serving, releases)
+    assert serving is not None
+    back = f"version {target.version} serves instead of {serving.version}"
+    if target.version == serving.version:
+        back = f"version {target.version} is loaded again"
+    return ", ".join(filter(None, (called_off, back)))
 
 
 def rollback(project: Project, inputs: RollbackInputs, stores: Stores) -> Release:
@@ -25,11 +42,10 @@ def rollback(project: Project, inputs: RollbackInputs, stores: Stores) -> Releas
     called_off = _call_off(project, inputs, stores)
     if called_off and inputs.to_version is None:
         return called_off
-    releases = [r for r in stores.ledger.all(Release, project.name) if r.outcome == "promoted"]
+    releases = _promoted(project, stores)
     serving = serving_release(releases)
-    if serving is None:
-        raise StageError(f"{project.name} was never released, so there is nothing to go back to")
     target = _target(project, inputs, serving, releases)
+    assert serving is not None  # else there was no target
     candidate = stores.ledger.get(Candidate, target.candidate)
     _load(project, candidate, serving, stores)
     stores.routes.set(project, stable=100, canary=0)
@@ -40,15 +56,29 @@ def rollback(project: Project, inputs: RollbackInputs, stores: Stores) -> Releas
 
 
 def _call_off(project: Project, inputs: RollbackInputs, stores: Stores) -> Release | None:
+    """The release that was in progress, ended; None when there was none, or when it had just come through."""
+    rollout = _running(project, stores)
+    if rollout is None:
+        return None
+    found = rollout.finished() or call_off(rollout, f"called off by {inputs.by}: {inputs.reason}")
+    return None if found.outcome == "promoted" else found
+
+
+def _running(project: Project, stores: Stores) -> Rollout | None:
     state = stores.state.read(RolloutState, project.name, STATE)
     if not state or not state.candidate or not state.approval:
         return None
-    rollout = open_rollout(project, Inputs(candidate=state.candidate, approval=state.approval), stores)
-    return rollout.finished() or rollout.end("rolled_back", f"called off by {inputs.by}: {inputs.reason}")
+    return open_rollout(project, Inputs(candidate=state.candidate, approval=state.approval), stores)
 
 
-def _target(project: Project, inputs: RollbackInputs, serving: Release, releases: list[Release]) -> Release:
+def _promoted(project: Project, stores: Stores) -> list[Release]:
+    return [release for release in stores.ledger.all(Release, project.name) if release.outcome == "promoted"]
+
+
+def _target(project: Project, inputs: RollbackInputs, serving: Release | None, releases: list[Release]) -> Release:
     """The first release of the version: a later rollback to it says nothing about what came before."""
+    if serving is None:
+        raise StageError(f"{project.name} was never released, so there is nothing to go back to")
     first: dict[int, Release] = {}
     for release in releases:
         first.setdefault(release.version, release)

@@ -1,0 +1,609 @@
+"""A release, killed anywhere and run again: one record, one champion, and the old version serves until the new does."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.unit.serving.endpoint import Failed
+from tests.unit.serving.lanes import PROJECT, Killed, World
+from visionloop import layout
+from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
+from visionloop.records import Approval, Candidate, Release, RetrainState, RolloutState
+from visionloop.stages import release
+from visionloop.stages.release import Inputs, RollbackInputs
+from visionloop.stages.release.rollout import open_rollout
+from visionloop.stores.routes import Weights
+
+BACK = RollbackInputs(by="sre", reason="complaints since noon")
+FAILING = Failed(grpc.StatusCode.INTERNAL, "Stub process is not healthy", "canary")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path).serving() as made:
+        yield made
+
+
+def state(world: World) -> RolloutState:
+    return world.stores.state.read(RolloutState, "p", "rollout") or RolloutState()
+
+
+def check(world: World, version: int | None) -> None:
+    """This version serves, alone, everywhere."""
+    assert world.stable.served("p") == version
+    assert world.stable.entry("p").version() == version
+    assert world.canary.served("p") is None
+    assert world.canary.entry("p").config() is None
+    assert world.routes.current("p") in ({None, Weights(100, 0)} if version is None else {Weights(100, 0)})
+    assert world.registry.alias == version
+    assert state(world).phase == "idle"
+    assert state(world).candidate is None
+
+
+# --- the way through
+
+
+def test_the_first_release_takes_all_the_traffic_since_nothing_serves(world: World) -> None:
+    done = world.release(1)
+    assert (done.outcome, done.version, done.previous_version) == ("promoted", 1, None)
+    assert [step.canary_percent for step in done.steps] == [100]
+    assert done.reason.startswith("passed 1 canary steps, ")
+    check(world, 1)
+
+
+def test_a_second_release_goes_through_the_steps_of_the_project_file(tmp_path: Path) -> None:
+    text = PROJECT.replace("[50]", "[40, 70]")
+    with World(tmp_path, project=text).serving() as world:
+        world.release(1)
+        world.routes.history.clear()
+        done = world.release(2, bias=0.1)
+    assert (done.outcome, done.version, done.previous_version) == ("promoted", 2, 1)
+    assert [step.canary_percent for step in done.steps] == [40, 70]
+    assert world.routes.history == [(60, 40), (30, 70), (100, 0)]
+    for step in done.steps:
+        stable, canary = step.lanes
+        assert (stable.lane, canary.lane, step.outcome) == ("stable", "canary", "passed")
+        assert canary.requests >= canary.probes >= 20
+        assert (canary.errors, canary.disagreements, stable.disagreements) == (0, 0, 0)
+    check(world, 2)
+
+
+def test_the_record_names_candidate_approval_and_model(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    done = world.go(inputs)
+    assert (done.candidate, done.approval) == (inputs.candidate, inputs.approval)
+    assert done.model_sha256 == world.stores.ledger.get(Candidate, inputs.candidate).model_sha256
+    assert set(done.input_digests) == {"candidate", "approval"}
+    assert world.registry.tags[1]["visionloop.release"] == world.stores.ledger.uri(done)
+
+
+def test_the_alias_moves_last(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2))
+    release.preflight(world.project, inputs, world.stores)
+    assert (world.canary.served("p"), world.routes.current("p"), world.registry.alias) == (2, Weights(100, 0), 1)
+    release.canary(world.project, inputs, world.stores)
+    assert (world.stable.served("p"), world.routes.current("p"), world.registry.alias) == (1, Weights(50, 50), 1)
+    release.promote(world.project, inputs, world.stores)
+    check(world, 2)
+
+
+def test_a_finished_release_returns_its_record_from_everything(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    done = world.go(inputs)
+    world.routes.history.clear()
+    for function in (release.preflight, release.canary, release.promote):
+        assert function(world.project, inputs, world.connect()) == done
+    assert world.routes.history == []
+    assert world.releases() == [done]
+
+
+# --- killed and run again
+
+
+def test_killed_after_each_change_and_run_again(tmp_path: Path) -> None:
+    ends = 0
+    for number in range(1, 100):
+        with World(tmp_path / str(number)).serving() as world:
+            world.release(1)
+            inputs = world.inputs(world.candidate(2, bias=0.1))
+            try:
+                world.go(inputs, world.connect(dies_after=number))
+            except Killed:
+                assert world.stable.served("p") in (1, 2)  # somebody always answers
+                assert world.stable.loaded["p"][0] == world.stable.entry("p").version()
+            else:
+                ends = number
+            done = world.go(inputs, world.connect())
+            assert (done.outcome, done.version, done.previous_version) == ("promoted", 2, 1)
+            assert [step.canary_percent for step in done.steps] == [50]
+            assert [r.version for r in world.releases()] == [1, 2]
+            assert world.registry.tags[2]["visionloop.release"] == world.stores.ledger.uri(done)
+            check(world, 2)
+        if ends:
+            break
+    assert 10 < ends < 100
+
+
+def test_a_first_release_that_is_killed_too(tmp_path: Path) -> None:
+    for number in range(1, 100):
+        with World(tmp_path / str(number)).serving() as world:
+            inputs = world.inputs(world.candidate(1))
+            try:
+                world.go(inputs, world.connect(dies_after=number))
+            except Killed:
+                pass
+            else:
+                break
+            world.go(inputs, world.connect())
+            assert [r.version for r in world.releases()] == [1]
+            check(world, 1)
+    assert number > 10
+
+
+def test_a_release_that_fails_and_is_killed_at_any_change_leaves_the_old_version(tmp_path: Path) -> None:
+    for number in range(1, 100):
+        with World(tmp_path / str(number)).serving() as world:
+            world.release(1)
+            inputs = world.inputs(world.candidate(2, golden={"bias": 0.9}, bias=-0.9))
+            try:
+                world.go(inputs, world.connect(dies_after=number))
+            except Killed:
+                pass
+            else:
+                break
+            assert world.go(inputs, world.connect()).outcome == "rejected"
+            assert [r.outcome for r in world.releases()] == ["promoted", "rejected"]
+            check(world, 1)
+    assert number > 4
+
+
+def test_a_rollback_that_is_killed_at_any_change_is_finished_by_the_next(tmp_path: Path) -> None:
+    back = BACK.model_copy(update={"to_version": 1})
+    for number in range(1, 100):
+        with World(tmp_path / str(number)).serving() as world:
+            world.release(1)
+            world.release(2, bias=0.1)
+            try:
+                release.rollback(world.project, back, world.connect(dies_after=number))
+            except Killed:
+                pass
+            else:
+                break
+            done = release.rollback(world.project, back, world.connect())
+            assert (done.version, done.outcome) == (1, "promoted")
+            assert len(world.releases()) == 3
+            check(world, 1)
+    assert number > 4
+
+
+# --- refused
+
+
+def test_a_rejection_is_recorded_and_nothing_is_loaded(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2), decision="rejected", reason="worse on shirts")
+    done = world.go(inputs)
+    assert (done.outcome, done.reason, done.previous_version) == ("rejected", "ann rejected it: worse on shirts", 1)
+    check(world, 1)
+
+
+def test_a_model_that_does_not_load_is_rejected_in_preflight(world: World) -> None:
+    world.release(1)
+    world.routes.history.clear()
+    done = world.go(world.inputs(world.candidate(2, broken=True)))
+    assert (done.outcome, done.steps) == ("rejected", [])
+    assert "refused p: broken" in done.reason
+    assert all(canary == 0 for _, canary in world.routes.history)
+    check(world, 1)
+
+
+def test_a_lane_that_says_yes_and_serves_nothing_is_not_believed(world: World) -> None:
+    world.canary.forgets = True
+    done = world.go(world.inputs(world.candidate(1)))
+    assert (done.outcome, done.reason) == ("rejected", "the canary lane serves version None, expected 1")
+    check(world, None)
+
+
+@pytest.mark.parametrize(("allowed", "outcome"), [(0.24, "rejected"), (0.25, "promoted")])
+def test_answers_are_held_against_the_offline_ones(tmp_path: Path, allowed: float, outcome: str) -> None:
+    """One of the four golden samples is answered otherwise."""
+    text = PROJECT.replace("[50]", f"[50], max_disagreement: {allowed}")
+    with World(tmp_path, project=text).serving() as world:
+        done = world.release(1, golden={"bias": -0.4})
+        assert done.outcome == outcome
+        if outcome == "rejected":
+            assert "answers 1 of 4 golden samples otherwise than offline, allowed 1.0" in done.reason
+            check(world, None)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "config.pbtxt", "golden.npz"])
+def test_a_file_that_was_changed_after_the_approval_is_not_loaded(world: World, file: str) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2))
+    artifact = world.stores.ledger.get(Candidate, inputs.candidate).artifacts[file]
+    world.stores.objects.put(world.stores.objects.key(artifact.uri), json.dumps({"bias": 1}).encode())
+    with pytest.raises(IntegrityError, match=rf"{file}: expected SHA-256 [0-9a-f]+, found [0-9a-f]+: it was changed"):
+        release.preflight(world.project, inputs, world.stores)
+    assert world.canary.served("p") is None
+    assert world.stable.served("p") == 1
+
+
+def test_the_newer_version_is_not_replaced_by_an_older_one(world: World) -> None:
+    older = world.inputs(world.candidate(2))
+    world.release(3)
+    assert world.go(older).reason == "version 3 serves already, which is newer than 2"
+    check(world, 3)
+
+
+# --- the approval is verified, not believed
+
+
+@pytest.mark.parametrize("function", [release.preflight, release.canary, release.promote])
+def test_the_approval_of_another_candidate_releases_nothing(world: World, function: Callable[..., object]) -> None:
+    other = world.inputs(world.candidate(1, bias=0.3))
+    forged = Inputs(candidate=world.candidate(1), approval=other.approval)
+    with pytest.raises(IntegrityError, match=r"approval \w+ is about .*, expected "):
+        function(world.project, forged, world.stores)
+    check(world, None)
+
+
+def test_an_approval_of_another_digest_releases_nothing(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    real = world.stores.ledger.get(Approval, inputs.approval)
+    forged = world.stores.ledger.put(real.model_copy(update={"id": "forged", "model_sha256": "0" * 64}))
+    with pytest.raises(IntegrityError, match="with the model 0000"):
+        world.go(Inputs(candidate=inputs.candidate, approval=world.stores.ledger.uri(forged)))
+
+
+def test_an_automatic_approval_is_not_enough_where_a_person_must(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    real = world.stores.ledger.get(Approval, inputs.approval)
+    forged = world.stores.ledger.put(real.model_copy(update={"id": "forged", "mode": "automatic"}))
+    with pytest.raises(IntegrityError, match="is automatic, but p asks for a person's"):
+        world.go(Inputs(candidate=inputs.candidate, approval=world.stores.ledger.uri(forged)))
+
+
+@pytest.mark.parametrize("by", ["eve", "visionloop"])
+def test_an_approval_by_nobody_in_the_project_file_is_not_enough(world: World, by: str) -> None:
+    """Who can write to the store still has to be an approver."""
+    inputs = world.inputs(world.candidate(1))
+    real = world.stores.ledger.get(Approval, inputs.approval)
+    forged = world.stores.ledger.put(real.model_copy(update={"id": "forged", "by": by}))
+    with pytest.raises(IntegrityError, match=f"by {by}, who is none of the approvers of p: ann, bob"):
+        world.go(Inputs(candidate=inputs.candidate, approval=world.stores.ledger.uri(forged)))
+
+
+@pytest.mark.parametrize("function", [release.canary, release.promote])
+def test_no_step_is_left_out(world: World, function: Callable[..., object]) -> None:
+    inputs = world.inputs(world.candidate(1))
+    with pytest.raises(StageError, match="found nothing in progress: run preflight, canary and promote in this order"):
+        function(world.project, inputs, world.stores)
+    release.preflight(world.project, inputs, world.stores)
+    with pytest.raises(StageError, match="expected promoting, found canary"):
+        release.promote(world.project, inputs, world.stores)
+
+
+# --- a canary that is not well
+
+
+@pytest.mark.parametrize(
+    ("unwell", "says"),
+    [
+        ("healthy", "the canary lane fails the endpoint's checks"),
+        ("errors", r"the canary failed \d+ of \d+ requests, allowed 1.0%"),
+        ("hidden", r"the canary failed \d+ of \d+ requests, allowed 1.0%"),
+        ("answers", r"\d+ of \d+ answers of the canary differ from those recorded offline, allowed 1.0%"),
+        ("silent", r"the canary answered 0 probes, expected 20: it is not well"),
+    ],
+)
+def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
+    world: World, unwell: str, says: str
+) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    if unwell == "healthy":
+        world.routes.healthy = False
+    elif unwell == "errors":
+        world.broken["canary"] = FAILING
+    elif unwell == "hidden":  # the stable lane answered instead: only the endpoint knows
+        world.routes.lane_stats = hidden_errors(world)  # type: ignore[method-assign]
+    elif unwell == "answers":
+        world.canary.loaded["p"] = (2, {"bias": -0.9})
+    else:
+        world.routes.set = unheard(world)  # type: ignore[method-assign]
+    done = release.canary(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert done.outcome == "rolled_back"
+    assert done.reason.startswith("at 50 %: ")
+    assert [step.outcome for step in done.steps] == ["failed"]
+    assert re.search(says, done.reason), done.reason
+    assert release.promote(world.project, inputs, world.stores) == done
+    check(world, 1)
+
+
+def hidden_errors(world: World) -> Callable[[str], object]:
+    """Each look at the counters finds one more retry of the canary."""
+    real = world.routes.lane_stats
+
+    def look(model: str) -> object:
+        world.routes.errors["canary"] += 1
+        return real(model)
+
+    return look
+
+
+def unheard(world: World) -> Callable[..., Weights]:
+    """The table says 50 %, and nobody comes: the endpoint fell back for every request."""
+    real = world.routes.__class__.set
+
+    def set_weights(project: object, *, stable: int, canary: int) -> Weights:
+        real(world.routes, project, stable=100, canary=0)  # type: ignore[arg-type]
+        return Weights(stable, canary)
+
+    return set_weights
+
+
+def test_a_stable_lane_that_refuses_keeps_what_it_had(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
+    world.stable.load = refuses_once(world)  # type: ignore[method-assign]
+    done = release.promote(world.project, inputs, world.stores)
+    assert (done.outcome, done.reason) == ("rolled_back", "Triton of the stable lane refused p: not enough memory")
+    check(world, 1)
+
+
+def refuses_once(world: World) -> Callable[[str], None]:
+    from visionloop.stores.triton import ModelRefused
+
+    real, refused = world.stable.load, []
+
+    def load(model: str) -> None:
+        if not refused:
+            refused.append(model)
+            raise ModelRefused("Triton of the stable lane refused p: not enough memory")
+        real(model)
+
+    return load
+
+
+def test_a_lane_that_is_down_is_no_verdict_about_the_candidate(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2))
+    world.canary.down = True
+    with pytest.raises(StoreError, match="canary lane"):
+        release.preflight(world.project, inputs, world.stores)
+    assert [r.version for r in world.releases()] == [1]
+    world.canary.down = False
+    assert world.go(inputs).outcome == "promoted"
+
+
+def test_a_stable_lane_that_lost_its_model_is_mended_before_a_release(world: World) -> None:
+    world.release(1)
+    world.stable.loaded.clear()
+    inputs = world.inputs(world.candidate(2))
+    with pytest.raises(StageError, match="`visionloop rollback p --to 1` loads it again"):
+        release.preflight(world.project, inputs, world.stores)
+    release.rollback(world.project, BACK.model_copy(update={"to_version": 1}), world.stores)
+    check(world, 1)
+    assert world.go(inputs).outcome == "promoted"
+
+
+# --- one at a time
+
+
+def test_a_newer_candidate_takes_over_whatever_the_older_had_done(world: World) -> None:
+    world.release(1)
+    old = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, old, world.stores)
+    release.canary(world.project, old, world.stores)
+    with pytest.raises(Killed):  # the older one's stable lane has loaded it
+        release.promote(world.project, old, world.connect(dies_after=1))
+    assert world.stable.served("p") == 2
+    new = world.inputs(world.candidate(3, bias=0.2))
+    done = world.go(new)
+    assert (done.outcome, done.version, done.previous_version) == ("promoted", 3, 1)
+    ended = release.promote(world.project, old, world.stores)
+    assert (ended.outcome, ended.reason) == ("rolled_back", "version 3 came before it was through")
+    check(world, 3)
+
+
+def test_an_older_candidate_waits_for_the_newer_one(world: World) -> None:
+    world.release(1)
+    old, new = world.inputs(world.candidate(2)), world.inputs(world.candidate(3))
+    release.preflight(world.project, new, world.stores)
+    with pytest.raises(StageError, match="version 3, which is newer, is being released"):
+        release.preflight(world.project, old, world.stores)
+
+
+def test_a_process_that_was_overtaken_changes_nothing_more(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    release.preflight(world.project, inputs, world.stores)
+    world.stores.state.update(RolloutState, "p", "rollout", lambda _: RolloutState())
+    with pytest.raises(Conflict, match="version 1 was taken over"):
+        open_rollout(world.project, inputs, world.stores).advance(phase="promoting")
+
+
+# --- the way back
+
+
+def test_rollback_serves_the_version_before_and_says_why(world: World) -> None:
+    world.release(1)
+    world.release(2, bias=0.1)
+    done = release.rollback(world.project, BACK, world.stores)
+    assert (done.version, done.previous_version, done.outcome, done.steps) == (1, 2, "promoted", [])
+    assert done.reason == "version 1 serves again instead of 2, by sre: complaints since noon"
+    check(world, 1)
+    with pytest.raises(StageError, match=r"cannot go back to a version before the first one: released were 1, 2"):
+        release.rollback(world.project, BACK, world.stores)
+    again = release.rollback(world.project, BACK.model_copy(update={"to_version": 2}), world.stores)
+    assert again.version == 2
+    check(world, 2)
+
+
+@pytest.mark.parametrize("to", [9, 0])
+def test_only_released_versions_can_come_back(world: World, to: int) -> None:
+    world.release(1)
+    with pytest.raises(StageError, match=rf"cannot go back to version {to}: released were 1"):
+        release.rollback(world.project, BACK.model_copy(update={"to_version": to}), world.stores)
+    check(world, 1)
+
+
+def test_without_a_release_there_is_nothing_to_go_back_to(world: World) -> None:
+    with pytest.raises(StageError, match="p was never released"):
+        release.rollback(world.project, BACK, world.stores)
+
+
+def test_a_version_that_does_not_load_any_more_changes_nothing(world: World) -> None:
+    world.release(1)
+    world.release(2, bias=0.1)
+    world.stable.load = refuses_once(world)  # type: ignore[method-assign]
+    with pytest.raises(StageError, match=r"version 2 of p goes on serving: .* not enough memory"):
+        release.rollback(world.project, BACK, world.stores)
+    check(world, 2)
+
+
+@pytest.mark.parametrize("until", ["preflight", "canary", "promote"])
+def test_rollback_calls_off_a_release_at_any_stage(world: World, until: str) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    if until != "preflight":
+        release.canary(world.project, inputs, world.stores)
+    if until == "promote":
+        with pytest.raises(Killed):  # the stable lane has it already
+            release.promote(world.project, inputs, world.connect(dies_after=1))
+        assert world.stable.served("p") == 2
+    done = release.rollback(world.project, BACK, world.stores)
+    assert (done.version, done.outcome) == (2, "rolled_back")
+    assert done.reason == "called off by sre: complaints since noon"
+    check(world, 1)
+    assert release.promote(world.project, inputs, world.stores) == done
+    check(world, 1)
+
+
+def test_a_first_release_that_is_called_off_leaves_nothing(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
+    assert release.rollback(world.project, BACK, world.stores).outcome == "rolled_back"
+    check(world, None)
+
+
+def test_a_rollback_while_promote_loads_wins(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
+    real = world.stable.load
+
+    def slow(model: str) -> None:
+        world.stable.load = real  # type: ignore[method-assign]
+        release.rollback(world.project, BACK, world.connect())
+        world.stable.entry("p").write(**entry_of(world, inputs.candidate))  # this process writes what it meant to
+        real(model)
+
+    world.stable.load = slow  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="taken over"):
+        release.promote(world.project, inputs, world.stores)
+    check(world, 1)
+
+
+def entry_of(world: World, candidate: str) -> dict[str, object]:
+    record = world.stores.ledger.get(Candidate, candidate)
+    read = {name: world.stores.objects.get(world.stores.objects.key(a.uri)) for name, a in record.artifacts.items()}
+    return {
+        "version": record.version,
+        "config": read["config.pbtxt"].decode(),
+        "model": read["model.onnx"],
+        "sha256": record.model_sha256,
+    }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_rollback_after_a_promotion_that_was_killed_at_any_change(tmp_path: Path, first: bool) -> None:
+    """Before its record it is called off; after it, the release is through, and the version before comes back."""
+    seen = set()
+    for number in range(1, 100):
+        with World(tmp_path / str(number)).serving() as world:
+            if not first:
+                world.release(1)
+            inputs = world.inputs(world.candidate(2, bias=0.1))
+            release.preflight(world.project, inputs, world.stores)
+            release.canary(world.project, inputs, world.stores)
+            try:
+                release.promote(world.project, inputs, world.connect(dies_after=number))
+            except Killed:
+                pass
+            else:
+                break
+            through = any(r.version == 2 for r in world.releases())
+            said = release.foresee(world.project, BACK, world.stores) if not (first and through) else ""
+            if first and through:
+                with pytest.raises(StageError, match="before the first one"):
+                    release.rollback(world.project, BACK, world.stores)
+                check(world, 2)
+            else:
+                done = release.rollback(world.project, BACK, world.stores)
+                assert (done.version, done.outcome) == ((1, "promoted") if through else (2, "rolled_back"))
+                assert ("called off" in said) is not through
+                check(world, None if first else 1)
+            seen.add(through)
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        (None, "version 1 serves instead of 2"),
+        (1, "version 1 serves instead of 2"),
+        (2, "version 2 is loaded again"),
+    ],
+)
+def test_what_a_rollback_would_do(world: World, to: int | None, says: str) -> None:
+    world.release(1)
+    world.release(2, bias=0.1)
+    assert release.foresee(world.project, BACK.model_copy(update={"to_version": to}), world.stores) == says
+    check(world, 2)
+
+
+def test_what_a_rollback_would_do_to_a_canary(world: World) -> None:
+    first = world.inputs(world.candidate(1))
+    release.preflight(world.project, first, world.stores)
+    assert release.foresee(world.project, BACK, world.stores) == (
+        "the release of version 1 is called off, nothing serves then"
+    )
+    world.go(first)
+    release.preflight(world.project, world.inputs(world.candidate(2)), world.stores)
+    assert release.foresee(world.project, BACK, world.stores) == (
+        "the release of version 2 is called off, version 1 goes on serving"
+    )
+    to_one = BACK.model_copy(update={"to_version": 1})
+    assert release.foresee(world.project, to_one, world.stores) == (
+        "the release of version 2 is called off, version 1 is loaded again"
+    )
+    with pytest.raises(StageError, match="cannot go back to version 9"):
+        release.foresee(world.project, BACK.model_copy(update={"to_version": 9}), world.stores)
+    assert state(world).phase == "canary"
+
+
+# --- what it answers
+
+
+@pytest.mark.parametrize(("wanted", "answered"), [("asked", True), ("other", False), (None, False)])
+def test_the_retrain_request_is_closed_by_the_release_that_was_trained_for_it(
+    world: World, wanted: str | None, answered: bool
+) -> None:
+    request = world.stores.objects.uri(layout.record("p", "trigger_decision", "asked"))
+    world.stores.state.update(RetrainState, "p", "retrain", lambda _: RetrainState(request=request))
+    done = world.release(1, request=request if wanted == "asked" else wanted)
+    found = world.stores.state.read(RetrainState, "p", "retrain")
+    assert found is not None
+    assert (found.request, found.closed_by) == ((None, world.stores.ledger.uri(done)) if answered else (request, None))
