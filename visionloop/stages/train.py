@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from visionloop import layout
-from visionloop.errors import StageError, StoreError
+from visionloop.errors import StageError, StoreError, VisionLoopError
 from visionloop.project import Project, project_file
 from visionloop.records import Frozen, Snapshot, TrainingRun, code_revision, record_id
 from visionloop.stores import Stores
@@ -128,14 +128,26 @@ def _order(project: Project, snapshot: Snapshot, run_id: str, seed: int, stores:
 
 
 def _executed(order: Order, stores: Stores, execute: Execute) -> Checkpoint:
-    execute(order, stores)
-    final = _finished(order, stores)
-    if final is None:
-        raise StageError(
-            f"training run {order.run} ended without the checkpoint of epoch {order.project.training.epochs}: "
-            "see the log above, and run it again to go on from the last one"
-        )
+    try:
+        execute(order, stores)
+        final = _finished(order, stores)
+        if final is None:
+            raise StageError(
+                f"training run {order.run} ended without the checkpoint of epoch {order.project.training.epochs}: "
+                "see the log above, and run it again to go on from the last one"
+            )
+    except VisionLoopError:
+        _mark_failed(order, stores)
+        raise
     return final
+
+
+def _mark_failed(order: Order, stores: Stores) -> None:
+    """So that nobody waits for the run in MLflow; running the stage again sets it to running again."""
+    try:
+        stores.registry.finish(order.mlflow_run, "FAILED")
+    except StoreError as error:
+        log.warning("MLflow goes on showing run %s as running: %s", order.mlflow_run, error)
 
 
 def _finished(order: Order, stores: Stores) -> Checkpoint | None:

@@ -1,0 +1,205 @@
+"""Package: ONNX equal to the trained model, everything a server needs, and one version however often it runs."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import numpy_helper
+from tritonclient.grpc import model_config_pb2
+
+from tests.unit.stages.corners import World, a_project, bad, good
+from visionloop.errors import IntegrityError, StageError, StoreError
+from visionloop.packaging import onnx as packaging_onnx
+from visionloop.packaging.runtime import onnx_predictor
+from visionloop.project import Project
+from visionloop.records import Candidate, GateDecision, Snapshot
+from visionloop.serving.golden import read_golden
+from visionloop.stages import package
+from visionloop.stores import Stores
+from visionloop.tasks import open_task
+from visionloop.training.model import from_bytes, to_bytes
+from visionloop.training.predict import torch_predictor
+
+
+@cache
+def exported(weights: bytes) -> bytes:
+    """The real export, once for each model: it takes a second."""
+    model = from_bytes(weights)
+    return packaging_onnx.export(model, open_task(a_project().task))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(package, "export", lambda model, task: exported(to_bytes(model)))
+    yield World(tmp_path)
+
+
+def gated(world: World, outcome: str = "passed", weights: bytes | None = None, snapshot: Snapshot | None = None) -> str:
+    """URI of a gate decision about a trained model."""
+    snapshot = snapshot or world.snapshot()
+    uri = world.stores.ledger.uri(world.evaluation(world.training_run(snapshot, weights)))
+    record = GateDecision.model_validate(
+        {
+            "id": f"g-{outcome}",
+            "project": "corners",
+            "inputs": {"evaluation": uri},
+            "evaluation": uri,
+            "outcome": outcome,
+            "reasons": ["all bars hold"] if outcome == "passed" else ["critical scenario overall failed"],
+        }
+    )
+    return world.stores.ledger.uri(world.stores.ledger.put(record))
+
+
+def packaged(world: World, decision: str, project: Project | None = None, stores: Stores | None = None) -> Candidate:
+    inputs = package.Inputs(gate_decision=decision)
+    return package.run(project or world.project, inputs, stores or world.connect())
+
+
+def artifact(world: World, candidate: Candidate, name: str) -> bytes:
+    found = candidate.artifacts[name]
+    data = world.stores.objects.get(world.stores.objects.key(found.uri))
+    assert (hashlib.sha256(data).hexdigest(), len(data)) == (found.sha256, found.size_bytes)
+    return data
+
+
+def test_a_candidate_has_all_that_serving_needs(world: World) -> None:
+    decision = gated(world)
+    found = packaged(world, decision)
+    model = artifact(world, found, "model.onnx")
+    assert hashlib.sha256(model).hexdigest() == found.model_sha256
+
+    golden = read_golden(artifact(world, found, "golden.npz"))
+    assert len(golden.images) == 64 and golden.probabilities.shape == (64, 4)
+    task = open_task(world.project.task)
+    trained = torch_predictor(from_bytes(good()), task)(golden.images).probabilities
+    assert np.allclose(golden.probabilities, trained, atol=1e-5)
+    assert np.array_equal(onnx_predictor(model)(golden.images).probabilities.argmax(1), trained.argmax(1))
+    assert len(set(trained.argmax(1))) == 4
+
+    config = text_format.Parse(artifact(world, found, "config.pbtxt").decode(), model_config_pb2.ModelConfig())
+    assert (config.name, list(config.version_policy.specific.versions)) == ("corners", [found.version])
+    assert (found.classes, found.image_shape) == (world.project.task.classes, (28, 28, 1))
+    assert found.parity.samples == 200 and found.parity.disagreements == 0
+    assert 0 < found.parity.max_abs_difference < 1e-4
+    assert set(found.inputs) == set(found.input_digests) == {"gate_decision", "evaluation", "training_run", "snapshot"}
+    assert found.inputs["gate_decision"] == found.gate_decision == decision
+
+
+def test_it_is_registered_with_its_lineage_as_the_challenger(world: World) -> None:
+    found = packaged(world, gated(world))
+    (version,) = world.registry.registered
+    assert world.registry.challenger("corners") == version and world.registry.champion("corners") is None
+    assert (version.version, version.candidate) == (1, world.stores.ledger.uri(found))
+    assert version.tags["visionloop.model_sha256"] == found.model_sha256
+    assert version.tags["visionloop.training_run"] == "t1"
+    assert world.registry.descriptions == ["all bars hold"]
+    assert found.artifacts["model.onnx"].uri.startswith(world.registry.sources[0] + "/")
+
+
+def test_packaged_twice_is_one_candidate_and_one_version(world: World) -> None:
+    decision = gated(world)
+    assert packaged(world, decision) == packaged(world, decision)
+    assert len(world.registry.registered) == 1
+    assert len(world.stores.ledger.all(Candidate, "corners")) == 1
+
+
+def test_other_serving_options_are_another_candidate(world: World) -> None:
+    decision = gated(world)
+    first = packaged(world, decision)
+    second = packaged(world, decision, a_project("release:", "serving: {threads: 2}\nrelease:"))
+    assert (first.version, second.version) == (1, 2) and first.id != second.id
+    assert first.model_sha256 == second.model_sha256
+    assert b'string_value: "2"' in artifact(world, second, "config.pbtxt")
+
+
+PLACES = [("objects", "put", 1), ("registry", "register", 1), ("objects", "put", 3), ("registry", "set_challenger", 1)]
+
+
+@pytest.mark.parametrize(("store", "method", "nth"), [*PLACES, ("ledger", "put", 1)])
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_anywhere_and_run_again_is_one_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, store: str, method: str, nth: int, after: bool
+) -> None:
+    decision, stores = gated(world), world.connect()
+    real, calls = getattr(getattr(stores, store), method), []
+
+    def killed(*arguments: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) < nth:
+            return real(*arguments, **options)
+        if after:
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(stores, store), method, killed)
+        with pytest.raises(KeyboardInterrupt):
+            packaged(world, decision, stores=stores)
+    found = packaged(world, decision)
+    assert [version.candidate for version in world.registry.registered] == [world.stores.ledger.uri(found)]
+    assert world.stores.ledger.all(Candidate, "corners") == [found]
+    assert found.version == 1 and world.registry.aliases == {"challenger": 1}
+    for name in found.artifacts:
+        artifact(world, found, name)
+
+
+def test_the_version_names_the_model_that_was_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the registration, and packaged again by a processor that rounds otherwise."""
+    decision, stores = gated(world), world.connect()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.registry, "set_challenger", killed)
+        with pytest.raises(KeyboardInterrupt):
+            packaged(world, decision, stores=stores)
+    monkeypatch.setattr(package, "export", lambda model, task: nudged(exported(to_bytes(model)), 1e-7))
+    found = packaged(world, decision)
+    assert world.registry.registered[0].tags["visionloop.model_sha256"] == found.model_sha256
+
+
+def nudged(model: bytes, by: float) -> bytes:
+    """The model with its head's bias moved."""
+    proto = onnx.load_from_string(model)
+    (bias,) = (tensor for tensor in proto.graph.initializer if tensor.name.endswith("head.bias"))
+    values = numpy_helper.to_array(bias) + np.array([by, 0, 0, 0], np.float32)
+    bias.CopyFrom(numpy_helper.from_array(values.astype(np.float32), bias.name))
+    return bytes(proto.SerializeToString())
+
+
+def test_a_model_that_says_something_else_is_never_registered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    decision = gated(world)
+    monkeypatch.setattr(package, "export", lambda model, task: nudged(exported(to_bytes(model)), 20.0))
+    with pytest.raises(StageError, match="the ONNX model is not the trained one"):
+        packaged(world, decision)
+    assert world.registry.registered == [] and world.stores.ledger.all(Candidate, "corners") == []
+
+
+def test_what_the_gate_rejected_is_not_packaged(world: World) -> None:
+    with pytest.raises(StageError, match="is rejected: critical scenario overall failed"):
+        packaged(world, gated(world, "rejected"))
+    assert world.registry.registered == []
+
+
+def test_weights_that_are_not_the_runs_are_refused(world: World) -> None:
+    decision = gated(world)
+    world.stores.objects.put("corners/checkpoints/t1/epoch-000002/weights.safetensors", bad())
+    with pytest.raises(IntegrityError, match="is not what training run t1 wrote"):
+        packaged(world, decision)
+
+
+def test_mlflow_away_registers_nothing_and_later_all(world: World) -> None:
+    decision = gated(world)
+    world.registry.down = True
+    with pytest.raises(StoreError, match="MLflow at memory cannot be reached"):
+        packaged(world, decision)
+    assert world.registry.registered == [] and world.stores.ledger.all(Candidate, "corners") == []
+    world.registry.down = False
+    assert packaged(world, decision).version == 1
