@@ -5,7 +5,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, Param, chain, get_parsing_context
+from airflow.sdk import (
+    DAG,
+    Asset,
+    AssetOrTimeSchedule,
+    CronTriggerTimetable,
+    DeltaTriggerTimetable,
+    Param,
+    chain,
+    get_parsing_context,
+)
 
 from visionloop.errors import ConfigError
 from visionloop.project import Project, load_project, period_seconds
@@ -16,6 +25,7 @@ from visionloop_dags.light_tasks import find_batch, plan_training, ready_capture
 START = datetime(2025, 1, 1, tzinfo=UTC)
 """Before any run: with `catchup` off the first run is the next one due."""
 JOB_CPUS = 1.0
+WITHOUT_TIMETABLE = ("@once", "@continuous")
 UNFINISHED = None
 """The outcome of a rollout that goes on."""
 
@@ -105,9 +115,10 @@ def monitor_dag(project: Project) -> DAG:
     """Traffic -> nothing, or a retrain request.
 
     Builds the next window from the captured traffic, compares it with the reference, and decides. A window that asks
-    for nothing ends with a skipped `decide`.
+    for nothing ends with a skipped `decide`. It looks on its schedule, and when a new champion serves.
     """
-    with _dag(project, "monitor", monitor_dag, schedule=_schedule(project.schedule.monitor)) as dag:
+    looks = _schedule_or(project.schedule.monitor, asset(project, "champion"))
+    with _dag(project, "monitor", monitor_dag, schedule=looks) as dag:
         ready = ready_captures(project.name)
         window = _job(project, "window", ready)
         drift = _job(project, "drift", {"window": window.output})
@@ -164,6 +175,15 @@ def _schedule(text: str | None) -> timedelta | str | None:
     """A period as a timedelta; cron expressions, presets and None as they are."""
     seconds = period_seconds(text) if text else None
     return timedelta(seconds=seconds) if seconds else text
+
+
+def _schedule_or(text: str | None, event: Asset) -> AssetOrTimeSchedule | str | None:
+    """A schedule that an event comes before; None stays by hand only, and Airflow has no timetable for some presets."""
+    if text is None or text in WITHOUT_TIMETABLE:
+        return text
+    seconds = period_seconds(text)
+    times = DeltaTriggerTimetable(timedelta(seconds=seconds)) if seconds else CronTriggerTimetable(text, timezone="UTC")
+    return AssetOrTimeSchedule(timetable=times, assets=event)
 
 
 def _optional(description: str) -> Param:

@@ -134,7 +134,17 @@ def test_which_outcomes_go_on(dags, task, goes_on_with):
 def test_schedules(tmp_path, text, schedule):
     dags = project_dags(write(tmp_path, schedule={"data": text, "monitor": text}))
     assert dags["parts__data"].schedule == schedule
-    assert dags["parts__monitor"].schedule == schedule
+    monitor = dags["parts__monitor"].schedule
+    if schedule is None:
+        assert monitor is None
+    else:
+        times = monitor.timetable
+        assert getattr(times, "delta", None) == schedule or times.expression == schedule.replace("@daily", "0 0 * * *")
+        assert monitor.asset_condition == Asset("visionloop://parts/champion", group="visionloop")
+
+
+def test_a_schedule_without_a_timetable_stays_as_it_is(tmp_path):
+    assert project_dags(write(tmp_path, schedule={"monitor": "@once"}))["parts__monitor"].schedule == "@once"
 
 
 def test_retries_and_pool_come_from_the_project_file(tmp_path):
