@@ -62,6 +62,7 @@ def ray_environment(ctx: Context) -> dict[str, str]:
     return {
         **client_environment(ctx),
         "PYTHONPATH": str(ctx.repo),
+        "RAY_API_SERVER_ADDRESS": _url(ctx),  # else its own parts guess, and fail beside a second Ray on this machine
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(ctx.secret_file("ray-token")),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one node only: Ray then binds to the loopback and nothing else

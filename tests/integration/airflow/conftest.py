@@ -28,7 +28,7 @@ T = TypeVar("T")
 SERVICES = ("s3", "ray", "mlflow", "airflow")
 ENDED = {"success", "failed"}
 PROJECT = "fashion"
-DAG = f"{PROJECT}__train"
+DATA, DAG = f"{PROJECT}__data", f"{PROJECT}__train"
 IMAGES = 3_000
 
 
@@ -39,6 +39,7 @@ class Loop:
         self.settings = settings
         self.stores: Stores = connect(settings)
         self.airflow: Airflow = open_airflow(settings)
+        self.data_run = ""
         token = Path(settings.need("ray_token")).read_text().strip()
         self._ray = httpx.Client(base_url=settings.need("ray_url"), headers={"Authorization": f"Bearer {token}"})
 
@@ -165,7 +166,7 @@ class Loop:
 
 @pytest.fixture(scope="session")
 def loop() -> Iterator[Loop]:
-    """Object store, Ray, MLflow and Airflow; a project whose gate lets a quickly trained model pass."""
+    """Object store, Ray, MLflow, Airflow; a project whose gate lets a quickly trained model pass; its first batch."""
     with running_stack(list(SERVICES)) as settings:
         running = Loop(settings)
         running.change_project(
@@ -173,6 +174,8 @@ def loop() -> Iterator[Loop]:
             schedule={"data": None, "monitor": None, "retry_delay_seconds": 1},
             suite={"scenarios": [{"name": "overall", "at_least": 0.2, "severity": "critical"}]},
         )
+        running.deliver("first", 0, IMAGES)
+        running.data_run = running.run(DATA)  # done when somebody needs its snapshot
         yield running
 
 
@@ -188,10 +191,8 @@ class TrainRun:
 
 @pytest.fixture(scope="session")
 def trained(loop: Loop) -> TrainRun:
-    """Images delivered, the data and the train DAG run by hand; the scheduler dies in the middle of the training."""
-    loop.deliver("first", 0, IMAGES)
-    data = f"{PROJECT}__data"
-    assert loop.ended(data, loop.run(data)) == "success", loop.airflow.task_states(data, loop.runs(data)[0].run_id)
+    """The train DAG, run by hand on the snapshot that the data DAG has made; its scheduler dies in the middle."""
+    assert loop.ended(DATA, loop.data_run) == "success", loop.airflow.task_states(DATA, loop.data_run)
     snapshot = loop.stores.ledger.latest(Snapshot, PROJECT)
     assert snapshot is not None
     uri = loop.stores.ledger.uri(snapshot)

@@ -15,7 +15,7 @@ from visionloop.stack.refresh import refresh
 from visionloop.stack.service import Context, Launch, Service, Step
 
 REPO = Path(__file__).resolve().parents[3]
-PORTS = ("airflow-api.http", "ray.autoscaler_metrics", "ray.dashboard_metrics")
+PORTS = ("airflow-api.http", "ray.http", "ray.autoscaler_metrics", "ray.dashboard_metrics")
 
 
 @pytest.fixture
