@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from visionloop import layout
 from visionloop.errors import ConfigError
 from visionloop.project import Project, load_project, project_file
 from visionloop.settings import load_settings
@@ -57,12 +58,17 @@ def init(
     """Make projects/NAME/project.yaml from a folder of images: classes and sizes are read from the data."""
     from visionloop.data.scaffold import scaffold
 
-    path = load_settings().projects / name / "project.yaml"
+    path = load_settings().projects / layout.checked(name) / "project.yaml"
     if path.exists():
         raise ConfigError(f"{path} exists: check it with `visionloop project check {name}`, or choose another name")
     text = scaffold(name, task=task, folder=data, approvers=approver or ["release-manager"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}; VISIONLOOP_PROJECTS names another folder"
+        ) from None
     load_project(path)
     typer.echo(f"made {path}; next: read it, then `visionloop up` and `visionloop deliver {name} {data}`")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from visionloop.project import Project, load_project, project_file
+from visionloop.records import Release
 from visionloop.settings import Settings, load_settings
 
 User = Annotated[str | None, typer.Option("--as", help="Airflow user [the project's first approver]")]
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command(epilog='Example: visionloop approve fashion --reason "better in the dark"')(approve)
     app.command(epilog='Example: visionloop reject fashion --reason "worse on shirts"')(reject)
-    app.command(epilog='Example: visionloop rollback fashion --to 3 --reason "complaints since noon"')(rollback)
+    app.command(epilog='Example: visionloop rollback fashion --to 3 --reason "complaints" --dry-run')(rollback)
 
 
 def approve(project: str, reason: Reason, user: User = None) -> None:
@@ -32,17 +33,33 @@ def reject(project: str, reason: Reason, user: User = None) -> None:
 def rollback(
     project: str,
     reason: Reason,
-    to: Annotated[int | None, typer.Option(help="version [the one before]")] = None,
+    to: Annotated[int | None, typer.Option(help="version [the one before; a release on its way is called off]")] = None,
+    dry_run: Annotated[bool, typer.Option(help="only say what would be done")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the release record as JSON")] = False,
 ) -> None:
-    """Serve an earlier released version again."""
-    from visionloop.stages.release import RollbackInputs
-    from visionloop.stages.release import rollback as run
+    """Serve an earlier released version again, or call off the release that is on its way."""
+    from visionloop.stages import release
     from visionloop.stores import connect
 
     loaded, settings = _load(project)
-    inputs = RollbackInputs(to_version=to, by=getpass.getuser(), reason=reason)
-    release = run(loaded, inputs, connect(settings))
-    typer.echo(f"{project} serves version {release.version} again: {release.reason}")
+    inputs = release.RollbackInputs(to_version=to, by=getpass.getuser(), reason=reason)
+    stores = connect(settings)
+    plan = f"{project}: {release.foresee(loaded, inputs, stores)}"
+    if dry_run:
+        typer.echo(f"would do: {plan}")
+        return
+    if not yes:
+        typer.confirm(f"{plan}. Do it?", abort=True, err=True)
+    done = release.rollback(loaded, inputs, stores)
+    typer.echo(done.model_dump_json(indent=1) if as_json else _told(done))
+
+
+def _told(done: Release) -> str:
+    if done.outcome == "promoted":
+        return f"{done.project} serves version {done.version}: {done.reason}"
+    stays = f"version {done.previous_version} goes on serving" if done.previous_version else "nothing serves"
+    return f"{done.project}: version {done.version} is {done.reason}; {stays}"
 
 
 def _answer(project: str, choice: str, reason: str, user: str | None) -> None:
