@@ -68,7 +68,8 @@ class ReleaseApproval(ApprovalOperator):
             reason = "the project file says approval: automatic, so nobody was asked"
             return self._decide(context, shown, "approved", "visionloop", reason, "automatic")
         evaluation = stores.ledger.get(Evaluation, candidate.evaluation)
-        self.subject, self.body = subject(candidate), body(candidate, evaluation)
+        champion = stores.ledger.get(Candidate, evaluation.champion) if evaluation.champion else None
+        self.subject, self.body = subject(candidate), body(candidate, evaluation, champion)
         self._nobody_approves_what_he_started(context)
         try:
             return super().execute(context)

@@ -1,7 +1,7 @@
 """What an approver sees: the candidate's figures as a markdown table, and the page with all of them."""
 
 from visionloop import layout
-from visionloop.records import Candidate, Evaluation, Interval, ScenarioResult, id_of
+from visionloop.records import Candidate, Evaluation, Interval, ScenarioResult
 
 
 def subject(candidate: Candidate) -> str:
@@ -9,14 +9,14 @@ def subject(candidate: Candidate) -> str:
     return f"Release {candidate.model_name} version {candidate.version}?"
 
 
-def body(candidate: Candidate, evaluation: Evaluation) -> str:
+def body(candidate: Candidate, evaluation: Evaluation, champion: Candidate | None) -> str:
     """The figures, the digest that the approval is about, and where the page is."""
-    against = (
-        f"version of candidate `{id_of(evaluation.champion)}`" if evaluation.champion else "nothing: first release"
-    )
+    samples = f"{evaluation.test_samples:,} test samples; in brackets 95 % intervals"
     facts = [
         f"Challenger: version **{candidate.version}**, model SHA-256 `{candidate.model_sha256}`.",
-        f"Champion: {against}. Both answered the same {evaluation.test_samples:,} test samples; 95 % intervals.",
+        f"Champion: version **{champion.version}**. Both answered the same {samples}."
+        if champion
+        else f"There is no champion yet: this is the first release. The challenger answered {samples}.",
     ]
     parity = candidate.parity
     packaged = (
@@ -50,12 +50,13 @@ def _row(scenario: ScenarioResult) -> list[str]:
 def _interval(value: Interval | None, sign: str = "") -> str:
     if value is None:
         return "-"
-    return f"{value.value:{sign}.4f} ({value.low:{sign}.4f} to {value.high:{sign}.4f})"
+    figure, low, high = (f"{100 * part:{sign}.1f}" for part in (value.value, value.low, value.high))
+    return f"{figure} % [{low}, {high}]"
 
 
 def _bar(scenario: ScenarioResult) -> str:
     if scenario.bar_kind == "at_least":
-        return f"at least {scenario.bar}"
+        return f"at least {100 * (scenario.bar or 0):.1f} %"
     if scenario.bar_kind == "not_worse_than_champion":
-        return f"not worse by {scenario.margin}"
+        return f"at most {100 * scenario.margin:.1f} points below the champion"
     return "-"

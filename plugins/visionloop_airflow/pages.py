@@ -9,7 +9,7 @@ from typing import Annotated
 
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Path
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 
 from visionloop import layout
 from visionloop.errors import ConfigError, NotFound, StoreError
@@ -21,6 +21,7 @@ SANDBOX = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=3600",
 }
+MEDIA_TYPES = {".html": "text/html", ".json": "application/json"}
 
 
 def make_app() -> FastAPI:
@@ -30,21 +31,21 @@ def make_app() -> FastAPI:
         "/pages/{dag_id}/{artifact:path}",
         show,
         dependencies=[Depends(requires_access_dag("GET"))],
-        response_class=HTMLResponse,
+        response_class=Response,
     )
     return app
 
 
-def show(dag_id: Annotated[str, Path()], artifact: Annotated[str, Path()]) -> HTMLResponse:
-    """An HTML artifact of the project that the DAG belongs to."""
+def show(dag_id: Annotated[str, Path()], artifact: Annotated[str, Path()]) -> Response:
+    """A page, or the figures behind one, of the project that the DAG belongs to."""
     project, _, verb = dag_id.rpartition("__")
     path = PurePosixPath(artifact)
-    if not verb or path.suffix != ".html" or ".." in path.parts:
-        raise HTTPException(404, "only a project's HTML pages are shown here")
+    if not verb or path.suffix not in MEDIA_TYPES or ".." in path.parts:
+        raise HTTPException(404, "only a project's pages (.html, .json) are shown here")
     try:
         page = connect(load_settings()).objects.get(f"{layout.checked(project)}/artifacts/{artifact}")
     except (NotFound, ConfigError) as error:
         raise HTTPException(404, str(error)) from None
     except StoreError as error:
         raise HTTPException(503, str(error)) from None
-    return HTMLResponse(page, headers=SANDBOX)
+    return Response(page, headers=SANDBOX, media_type=MEDIA_TYPES[path.suffix])

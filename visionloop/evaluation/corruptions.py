@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from visionloop.data.cameras import disk
+
 Images = NDArray[np.uint8]
 
 NOISE_SIGMA = (0.08, 0.12, 0.18, 0.26, 0.38)
@@ -26,7 +28,6 @@ PHOTONS = (600.0, 250.0, 120.0, 50.0, 30.0)
 READ_NOISE = 0.1
 """Share of NOISE_SIGMA that comes on top."""
 CHUNK = 1024
-SUBPIXELS = 8
 
 
 def corrupt(images_NHWC: Images, kind: str, severity: int, *, seed: int) -> Images:
@@ -74,17 +75,6 @@ def low_light(images: NDArray[np.float32], level: int, random: np.random.Generat
         counted, noise * np.float32(READ_NOISE * NOISE_SIGMA[level]), dtype=np.float32
     )
     return changed
-
-
-def disk(radius_px: float) -> NDArray[np.float32]:
-    """A disk of odd side whose edge pixels weigh by the area that it covers of them; sums to 1."""
-    half = int(np.ceil(radius_px))
-    fine = (np.arange((2 * half + 1) * SUBPIXELS) + 0.5) / SUBPIXELS - half - 0.5
-    inside = (fine[:, None] ** 2 + fine[None, :] ** 2 <= radius_px**2).astype(np.float64)
-    side = 2 * half + 1
-    covered = inside.reshape(side, SUBPIXELS, side, SUBPIXELS).mean(axis=(1, 3))
-    kernel: NDArray[np.float32] = (covered / covered.sum()).astype(np.float32)
-    return kernel
 
 
 Change = Callable[[NDArray[np.float32], int, np.random.Generator], NDArray[np.float32]]

@@ -131,7 +131,7 @@ def test_shows_the_figures_and_asks_the_approvers(world):
     (asked,) = world.asked
     assert asked["subject"] == "Release fashion version 3?"
     assert [user["id"] for user in asked["assigned_users"]] == ["ann", "bob"]
-    assert "| overall | accuracy | critical | 0.9123 (0.9000 to 0.9200) |" in asked["body"]
+    assert "| overall | accuracy | critical | 91.2 % [90.0, 92.0] |" in asked["body"]
     assert SHA in asked["body"]
     assert "(/visionloop/pages/fashion__release/evaluation/ee/evaluation.html)" in asked["body"]
     assert kwargs == {"shown": {"candidate": uri, "model_sha256": SHA}}
@@ -250,13 +250,14 @@ def test_the_table_marks_what_failed_and_compares_with_the_champion():
         ]
     ).splitlines()
     assert len(rows) == 4
-    assert rows[2].endswith("| - | - | at least 0.8 | **failed** |")
-    assert "| +0.0123 (-0.0010 to +0.0200) | not worse by 0.02 | passed |" in rows[3]
+    assert rows[2].endswith("| - | - | at least 80.0 % | **failed** |")
+    assert "| +1.2 % [-0.1, +2.0] | at most 2.0 points below the champion | passed |" in rows[3]
 
 
 def test_the_body_says_whether_there_is_a_champion():
-    assert "nothing: first release" in body(CANDIDATE, EVALUATION)
-    assert "`c1`" in body(CANDIDATE, EVALUATION.model_copy(update={"champion": "s3://b/p/records/candidate/c1.json"}))
+    assert "first release" in body(CANDIDATE, EVALUATION, None)
+    champion = CANDIDATE.model_copy(update={"version": 2})
+    assert "Champion: version **2**. Both answered" in body(CANDIDATE, EVALUATION, champion)
 
 
 @pytest.mark.parametrize(

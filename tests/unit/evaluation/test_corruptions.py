@@ -56,7 +56,7 @@ def test_another_seed_severity_or_image_gets_other_noise(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ALL)
 def test_each_severity_is_farther_from_the_original(kind: str) -> None:
-    images = textured(20, side=56)
+    images = textured(20)
     errors = [
         np.sqrt(np.square(corrupt(images, kind, severity, seed=0).astype(float) - images).mean())
         for severity in SEVERITIES
