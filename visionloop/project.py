@@ -25,21 +25,25 @@ Name = Annotated[str, Field(pattern=layout.NAME.pattern, max_length=64)]
 class Section(BaseModel):
     """A part of the project file: unknown keys are errors, values never change after reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ImageShape(Section):
     """Size in pixels and channels (1 grey, 3 RGB) of what the model sees; other sizes are resized on the way in."""
 
     height: int = Field(ge=8, le=1024)
+    """Pixels."""
     width: int = Field(ge=8, le=1024)
+    """Pixels."""
     channels: Literal[1, 3] = 3
+    """1 grey, 3 RGB."""
 
 
 class Task(Section):
     """What the model answers."""
 
     kind: Literal["classification"] = "classification"
+    """What sort of answer; classification gives one class and its probability."""
     classes: list[str] = Field(min_length=2, max_length=10_000)
     """Names in the order of the model's outputs; never reorder them once a model is released."""
     image: ImageShape
@@ -57,7 +61,9 @@ class Splits(Section):
     """Shares of the samples; what is left of train and validation is the frozen test split."""
 
     train: float = Field(0.8, gt=0.0, lt=1.0)
+    """Share of the samples, 0 to 1."""
     validation: float = Field(0.05, gt=0.0, lt=1.0)
+    """Share of the samples, 0 to 1; it chooses nothing but shows over-fitting."""
     salt: str = ""
     """Part of the hash that assigns a sample; changing it moves samples between splits, so never do."""
     group_by: str | None = None
@@ -91,6 +97,7 @@ class Data(Section):
     """How batches arrive and what is made of them."""
 
     format: Literal["auto", "folder", "idx"] = "auto"
+    """`auto` looks at the files: class folders or IDX."""
     splits: Splits = Splits()
     contract: Contract = Contract()
 
@@ -105,21 +112,31 @@ class Training(Section):
     pretrained: Path | None = None
     """A safetensors file of weights for the backbone, relative to the project file."""
     epochs: int = Field(3, ge=1, le=10_000)
+    """Passes over the training split."""
     batch_size: int = Field(256, ge=1)
     """Global: divided among the workers."""
     learning_rate: float = Field(4e-3, gt=0.0)
+    """Highest rate of the one-cycle schedule."""
     weight_decay: float = Field(0.01, ge=0.0)
+    """AdamW's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bf16 where the processor has it, else fp32."""
     channels_last: bool = True
+    """Memory format NHWC, which is faster on processors with vector units; results are the same."""
     augment: list[Literal["flip", "shift", "erase"]] = ["flip", "shift"]
+    """What is done to training images at random: mirrored, moved by up to 1/14 of the side, a square greyed."""
     workers: int = Field(1, ge=1, le=1024)
+    """Processes that share each batch."""
     cpus_per_worker: float = Field(1.0, gt=0.0)
+    """Cores that Ray reserves for each."""
     gpus_per_worker: float = Field(0.0, ge=0.0)
+    """GPUs that Ray reserves for each; 0: it trains on the CPU."""
     max_failures: int = Field(2, ge=0)
     """How often Ray restarts the workers from the last checkpoint before the run fails."""
     checkpoint_every_epochs: int = Field(1, ge=1)
+    """After how many epochs a checkpoint is written."""
     seed: int = 0
+    """Of initial weights, order and augmentation."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Training":
@@ -132,12 +149,17 @@ class Scenario(Section):
     """A slice of the test samples or a corruption of them, with a metric and a bar."""
 
     name: Name
+    """Unique in the suite."""
     metric: Literal["accuracy", "f1_macro", "worst_class_recall"] = "accuracy"
+    """What is measured, each from 0 to 1."""
     severity: Literal["critical", "major", "info"] = "major"
+    """`critical`: may never fail; `major`: see `gate`; `info`: is only shown."""
     where: dict[str, str] = {}
     """Only samples whose columns (`label`, `batch`, or a metadata column) have these values; empty: all."""
     corruption: Literal["none", "gaussian_noise", "defocus", "low_light"] = "none"
+    """What is done to the samples before they are scored."""
     corruption_severity: int = Field(3, ge=1, le=5)
+    """From 1, weak, to 5, strong."""
     at_least: Share | None = None
     """Absolute bar on the lower end of the challenger's interval's point value."""
     not_worse_by: Share | None = None
@@ -176,10 +198,13 @@ class Serving(Section):
     """How Triton runs the model."""
 
     max_batch_size: int = Field(64, ge=1, le=1024)
+    """Images that Triton runs together, and the most of one request."""
     instances: int = Field(1, ge=1, le=64)
+    """Copies of the model in each lane."""
     threads: int = Field(1, ge=1, le=64)
     """intra_op_thread_count of each instance."""
     queue_delay_us: int = Field(0, ge=0)
+    """How long Triton waits for a batch to fill, in microseconds."""
     timeout_ms: int = Field(5_000, ge=1)
     """Envoy's time-out of a request."""
 
@@ -188,6 +213,7 @@ class Release(Section):
     """Who lets a candidate go, and in which steps it takes over."""
 
     approval: Literal["required", "automatic"] = "required"
+    """`required`: one of the approvers decides; `automatic`: the gate is enough, and is recorded as such."""
     approvers: list[str] = []
     """Airflow users who may decide."""
     approval_timeout_hours: float = Field(72.0, gt=0.0)
@@ -197,6 +223,7 @@ class Release(Section):
     step_requests: int = Field(200, ge=20)
     """Requests that each step must have seen in the canary lane."""
     max_error_rate: Share = 0.01
+    """Share of the canary's requests that may fail."""
     max_disagreement: Share = 0.01
     """Share of answers that may differ from those recorded offline for the lane's own model."""
     max_latency_ratio: float = Field(3.0, gt=1.0)
@@ -236,9 +263,13 @@ class Schedule(Section):
     data: str | None = "@hourly"
     """Cron expression, Airflow preset, or a period such as `30s`, `10m`; null: by hand."""
     monitor: str | None = "@hourly"
+    """The same, for the monitor."""
     retries: int = Field(2, ge=0)
+    """Of a task that failed, by Airflow."""
     retry_delay_seconds: float = Field(15.0, ge=0.0)
+    """Between two tries."""
     pool: str = "default_pool"
+    """Airflow's pool that the tasks run in."""
 
     @field_validator("data", "monitor")
     @classmethod
@@ -252,7 +283,9 @@ class Project(Section):
     """One model line: its data, task, training, suite, release and monitoring policy."""
 
     project: Name
+    """Name in the object store, the registry, Triton and Airflow."""
     description: str = ""
+    """One line for people."""
     task: Task
     data: Data = Data()
     training: Training = Training()

@@ -95,7 +95,9 @@ def to_environ(settings: Settings) -> dict[str, str]:
 def _read_env_file(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): choose another VISIONLOOP_HOME") from None
     pairs = (line.partition("=") for line in lines if line.startswith(PREFIX))
     return {key[len(PREFIX) :].lower(): value for key, _, value in pairs}

@@ -46,7 +46,7 @@ def options(
 def main() -> None:
     """Entry point: a fault that the user can mend is one message on stderr and exit code 1, never a traceback."""
     try:
-        app()
+        app(prog_name="visionloop")
     except VisionLoopError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)

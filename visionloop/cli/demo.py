@@ -49,9 +49,14 @@ def demo(
         if not keep:
             stack.down(settings)
     typer.echo(report.model_dump_json(indent=1)) if as_json else reports.show(report, console)
-    console.print(f"Report: {settings.home / 'report.json'}")
-    if keep:
-        console.print(f"The servers stay up; stop them with: visionloop --home {_short(settings.home)} down")
+    home = _short(settings.home)
+    console.print(f"Log in to Airflow as admin; the password is in {home}/stack/secrets/airflow-users.json")
+    console.print(f"The whole report: {home}/report.json")
+    console.print(
+        f"The servers stay up; stop them with: visionloop --home {home} down"
+        if keep
+        else f"The servers are stopped; to look around: visionloop --home {home} up"
+    )
 
 
 def _fresh_home(settings: Settings) -> Settings:

@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; None where there is none. Raises StackError for a broken one."""
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise StackError(f"{path} is broken ({error}): end what still runs, remove it, then `visionloop up`") from None

@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,7 @@ class World:
         self.broken: dict[str, Failed] = {}
         """Lane -> how it fails requests."""
         self.settings = Settings(home=folder, store=f"file://{folder}/store", model_repository=folder / "models")
+        (folder / "models").mkdir(parents=True)
         self._draw = random.Random(0)
         self.stores = self.connect()
 
@@ -173,6 +176,24 @@ class World:
             self.settings = self.settings.model_copy(update={"endpoint_url": url})
             self.stores = self.connect()
             yield self
+
+    def keep(self) -> None:
+        """Remember everything as it is now."""
+        for part in ("store", "models"):
+            shutil.copytree(self.settings.home / part, self.settings.home / "kept" / part)
+        self._kept = deepcopy([vars(each) for each in self._parts()])
+
+    def again(self) -> None:
+        """Everything as it was when `keep` was called."""
+        for part in ("store", "models"):
+            shutil.rmtree(self.settings.home / part)
+            shutil.copytree(self.settings.home / "kept" / part, self.settings.home / part)
+        for each, values in zip(self._parts(), deepcopy(self._kept), strict=True):
+            vars(each).clear()
+            vars(each).update(values)
+
+    def _parts(self) -> tuple[FakeLane, FakeLane, FakeRoutes, FakeRegistry]:
+        return self.stable, self.canary, self.routes, self.registry
 
     def connect(self, *, dies_after: int | None = None) -> Stores:
         """Stores as another process opens them; it may die after so many changes."""

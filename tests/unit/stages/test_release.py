@@ -16,6 +16,7 @@ from visionloop.records import Approval, Candidate, Release, RetrainState, Rollo
 from visionloop.stages import release
 from visionloop.stages.release import Inputs, RollbackInputs
 from visionloop.stages.release.rollout import open_rollout
+from visionloop.stores import Stores
 from visionloop.stores.routes import Weights
 
 BACK = RollbackInputs(by="sre", reason="complaints since noon")
@@ -105,80 +106,60 @@ def test_a_finished_release_returns_its_record_from_everything(world: World) -> 
 # --- killed and run again
 
 
-def test_killed_after_each_change_and_run_again(tmp_path: Path) -> None:
-    ends = 0
+def killed_at_each_change(world: World, work: Callable[[Stores], object]) -> Iterator[int]:
+    """For each change that `work` makes: the world as it was kept, and then as a process left it that died there."""
+    world.keep()
     for number in range(1, 100):
-        with World(tmp_path / str(number)).serving() as world:
-            world.release(1)
-            inputs = world.inputs(world.candidate(2, bias=0.1))
-            try:
-                world.go(inputs, world.connect(dies_after=number))
-            except Killed:
-                assert world.stable.served("p") in (1, 2)  # somebody always answers
-                assert world.stable.loaded["p"][0] == world.stable.entry("p").version()
-            else:
-                ends = number
-            done = world.go(inputs, world.connect())
-            assert (done.outcome, done.version, done.previous_version) == ("promoted", 2, 1)
-            assert [step.canary_percent for step in done.steps] == [50]
-            assert [r.version for r in world.releases()] == [1, 2]
-            assert world.registry.tags[2]["visionloop.release"] == world.stores.ledger.uri(done)
-            check(world, 2)
-        if ends:
-            break
-    assert 10 < ends < 100
+        world.again()
+        try:
+            work(world.connect(dies_after=number))
+        except Killed:
+            yield number
+        else:
+            assert number > 4, "hardly anything was changed"
+            return
 
 
-def test_a_first_release_that_is_killed_too(tmp_path: Path) -> None:
-    for number in range(1, 100):
-        with World(tmp_path / str(number)).serving() as world:
-            inputs = world.inputs(world.candidate(1))
-            try:
-                world.go(inputs, world.connect(dies_after=number))
-            except Killed:
-                pass
-            else:
-                break
-            world.go(inputs, world.connect())
-            assert [r.version for r in world.releases()] == [1]
-            check(world, 1)
-    assert number > 10
+def test_killed_after_each_change_and_run_again(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
+        assert world.stable.served("p") in (1, 2)  # somebody always answers
+        assert world.stable.loaded["p"][0] == world.stable.entry("p").version()
+        done = world.go(inputs, world.connect())
+        assert (done.outcome, done.version, done.previous_version) == ("promoted", 2, 1)
+        assert [step.canary_percent for step in done.steps] == [50]
+        assert [r.version for r in world.releases()] == [1, 2]
+        assert world.registry.tags[2]["visionloop.release"] == world.stores.ledger.uri(done)
+        check(world, 2)
 
 
-def test_a_release_that_fails_and_is_killed_at_any_change_leaves_the_old_version(tmp_path: Path) -> None:
-    for number in range(1, 100):
-        with World(tmp_path / str(number)).serving() as world:
-            world.release(1)
-            inputs = world.inputs(world.candidate(2, golden={"bias": 0.9}, bias=-0.9))
-            try:
-                world.go(inputs, world.connect(dies_after=number))
-            except Killed:
-                pass
-            else:
-                break
-            assert world.go(inputs, world.connect()).outcome == "rejected"
-            assert [r.outcome for r in world.releases()] == ["promoted", "rejected"]
-            check(world, 1)
-    assert number > 4
+def test_a_first_release_that_is_killed_too(world: World) -> None:
+    inputs = world.inputs(world.candidate(1))
+    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
+        world.go(inputs, world.connect())
+        assert [r.version for r in world.releases()] == [1]
+        check(world, 1)
 
 
-def test_a_rollback_that_is_killed_at_any_change_is_finished_by_the_next(tmp_path: Path) -> None:
+def test_a_release_that_fails_and_is_killed_at_any_change_leaves_the_old_version(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, golden={"bias": 0.9}, bias=-0.9))
+    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
+        assert world.go(inputs, world.connect()).outcome == "rejected"
+        assert [r.outcome for r in world.releases()] == ["promoted", "rejected"]
+        check(world, 1)
+
+
+def test_a_rollback_that_is_killed_at_any_change_is_finished_by_the_next(world: World) -> None:
     back = BACK.model_copy(update={"to_version": 1})
-    for number in range(1, 100):
-        with World(tmp_path / str(number)).serving() as world:
-            world.release(1)
-            world.release(2, bias=0.1)
-            try:
-                release.rollback(world.project, back, world.connect(dies_after=number))
-            except Killed:
-                pass
-            else:
-                break
-            done = release.rollback(world.project, back, world.connect())
-            assert (done.version, done.outcome) == (1, "promoted")
-            assert len(world.releases()) == 3
-            check(world, 1)
-    assert number > 4
+    world.release(1)
+    world.release(2, bias=0.1)
+    for _ in killed_at_each_change(world, lambda stores: release.rollback(world.project, back, stores)):
+        done = release.rollback(world.project, back, world.connect())
+        assert (done.version, done.outcome) == (1, "promoted")
+        assert len(world.releases()) == 3
+        check(world, 1)
 
 
 # --- refused
@@ -528,34 +509,26 @@ def entry_of(world: World, candidate: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_rollback_after_a_promotion_that_was_killed_at_any_change(tmp_path: Path, first: bool) -> None:
+def test_rollback_after_a_promotion_that_was_killed_at_any_change(world: World, first: bool) -> None:
     """Before its record it is called off; after it, the release is through, and the version before comes back."""
+    if not first:
+        world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
     seen = set()
-    for number in range(1, 100):
-        with World(tmp_path / str(number)).serving() as world:
-            if not first:
-                world.release(1)
-            inputs = world.inputs(world.candidate(2, bias=0.1))
-            release.preflight(world.project, inputs, world.stores)
-            release.canary(world.project, inputs, world.stores)
-            try:
-                release.promote(world.project, inputs, world.connect(dies_after=number))
-            except Killed:
-                pass
-            else:
-                break
-            through = any(r.version == 2 for r in world.releases())
-            said = release.foresee(world.project, BACK, world.stores) if not (first and through) else ""
-            if first and through:
-                with pytest.raises(StageError, match="before the first one"):
-                    release.rollback(world.project, BACK, world.stores)
-                check(world, 2)
-            else:
-                done = release.rollback(world.project, BACK, world.stores)
-                assert (done.version, done.outcome) == ((1, "promoted") if through else (2, "rolled_back"))
-                assert ("called off" in said) is not through
-                check(world, None if first else 1)
-            seen.add(through)
+    for _ in killed_at_each_change(world, lambda stores: release.promote(world.project, inputs, stores)):
+        through = any(r.version == 2 for r in world.releases())
+        seen.add(through)
+        if first and through:
+            with pytest.raises(StageError, match="before the first one"):
+                release.rollback(world.project, BACK, world.stores)
+            check(world, 2)
+            continue
+        assert ("called off" in release.foresee(world.project, BACK, world.stores)) is not through
+        done = release.rollback(world.project, BACK, world.stores)
+        assert (done.version, done.outcome) == ((1, "promoted") if through else (2, "rolled_back"))
+        check(world, None if first else 1)
     assert seen == {True, False}
 
 
