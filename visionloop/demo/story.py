@@ -42,7 +42,7 @@ CLEAN, LABELLED, MEASURED = (0, 2_500), (2_500, 6_500), (6_500, 9_000)
 """Ranges of the test images: served as they are; served through the changed camera and labelled later; measured
 before and after through the changed camera, and never labelled."""
 SEED = 11
-READING_SECONDS = 3.0
+READING_SECONDS = 5.0
 """No person answers faster, and Airflow is not made for it: its scheduler takes a task that goes on within the second
 in which it paused for one that died, and tries it again."""
 MINUTE = 60.0

@@ -52,7 +52,7 @@ def test_the_first_release_takes_all_the_traffic_since_nothing_serves(world: Wor
     done = world.release(1)
     assert (done.outcome, done.version, done.previous_version) == ("promoted", 1, None)
     assert [step.canary_percent for step in done.steps] == [100]
-    assert done.reason.startswith("passed 1 canary steps, ")
+    assert done.reason.startswith("canary steps passed: 1; ")
     check(world, 1)
 
 

@@ -33,7 +33,7 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     _still_mine(rollout)
     stores.routes.set(project, stable=100, canary=0)
     stores.registry.set_champion(project.name, rollout.candidate.version)
-    release = rollout.record("promoted", f"passed {len(state.steps)} canary steps, {state.steps[-1].reason}")
+    release = rollout.record("promoted", f"canary steps passed: {len(state.steps)}; the last: {state.steps[-1].reason}")
     log.info("version %d of %s serves", release.version, project.name)
     _tell(rollout, release)
     rollout.tidy()
