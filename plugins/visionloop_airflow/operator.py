@@ -31,12 +31,12 @@ class RayJobLink(BaseOperatorLink):
 
     @property
     def xcom_key(self) -> str:
-        """Where the operator leaves the address."""
+        """Where Airflow's UI finds the address."""
         return LINK_KEY
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Airflow reads the XCom."""
-        return ""
+        """Asked in the worker whenever a part of the task ends; the answer overwrites the XCom, so it must last."""
+        return operator.link or ti_key.xcom_pull(key=LINK_KEY, map_indexes=ti_key.map_index) or ""
 
 
 class RayJobOperator(BaseOperator):
@@ -69,6 +69,7 @@ class RayJobOperator(BaseOperator):
         self.poll_seconds = poll_seconds
         self.unreachable_seconds = unreachable_seconds
         self.submission_id: str | None = None
+        self.link: str | None = None
 
     def command(self, submission_id: str) -> str:
         """The shell command of a job; subclasses build it here, at execution."""
@@ -145,7 +146,7 @@ class RayJobOperator(BaseOperator):
                 self.log.info("%s the Ray job %s: %s", "submitted" if new else "found", name, jobs.link(name))
             else:
                 self.log.info("found the Ray job %s, %s: %s", name, job.status.lower(), jobs.link(name))
-            context["ti"].xcom_push(key=LINK_KEY, value=jobs.link(name))
+            self.link = jobs.link(name)
             return bool(job and job.status == "SUCCEEDED")
         raise AssertionError("itertools.count ends")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -127,6 +128,14 @@ class Loop:
         folder = self.settings.home / "airflow" / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
         return "".join(path.read_text() for path in sorted(folder.glob("*.log*")))
 
+    def job_link(self, dag: str, run: str, task: str) -> str | None:
+        """What the button `Ray job` of a task leads to."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances/{task}/links"
+        headers = {"Authorization": f"Bearer {self.airflow.login('viewer')}"}
+        found = httpx.get(self.airflow.url + path, headers=headers).raise_for_status().json()
+        link: str | None = found["extra_links"]["Ray job"]
+        return link
+
     def mlflow_runs(self) -> list[str]:
         """The ids of the project's runs."""
         api = f"{self.settings.need('mlflow_url')}/api/2.0/mlflow"
@@ -171,7 +180,7 @@ def loop() -> Iterator[Loop]:
         running = Loop(settings)
         running.change_project(
             training={"epochs": 2},
-            schedule={"data": None, "monitor": None, "retry_delay_seconds": 1},
+            schedule={"data": None, "monitor": "@daily", "retry_delay_seconds": 1},
             suite={"scenarios": [{"name": "overall", "at_least": 0.2, "severity": "critical"}]},
         )
         running.deliver("first", 0, IMAGES)

@@ -51,7 +51,9 @@ def test_a_killed_scheduler_costs_nothing_and_doubles_nothing(loop: Loop, traine
         assert jobs_of(loop, task) == {"c0-a1": "SUCCEEDED"}
 
 
-def test_the_task_log_shows_the_progress_in_plain_text(loop: Loop, trained: TrainRun, first: Made) -> None:
+def test_the_task_shows_its_progress_in_plain_text_and_leads_to_its_job(loop: Loop, trained: TrainRun) -> None:
+    (job,) = loop.jobs(f"{DAG}-train-")
+    assert loop.job_link(DAG, trained.run_id, "train") == f"{loop.settings.ray_url}/#/jobs/{job}"
     log = loop.task_log(DAG, trained.run_id, "train")
     assert "epoch 2/2: train_loss" in log
     assert "\\u001b" not in log

@@ -48,6 +48,11 @@ class TaskInstance(SimpleNamespace):
         """Keep it."""
         self.pushed[key] = value
 
+    def xcom_pull(self, *, key: str, map_indexes: int) -> Any:
+        """What was pushed, by this task instance."""
+        assert map_indexes == self.map_index
+        return self.pushed.get(key)
+
 
 @pytest.fixture
 def ti() -> TaskInstance:

@@ -5,7 +5,7 @@ import structlog
 from airflow.sdk.exceptions import AirflowException, TaskDeferralError, TaskDeferralTimeout, TaskDeferred
 
 from tests.unit.airflow.conftest import TaskInstance
-from visionloop_airflow.operator import LINK_KEY, RayJobOperator
+from visionloop_airflow.operator import LINK_KEY, RayJobLink, RayJobOperator
 from visionloop_airflow.submission import submission
 
 
@@ -32,7 +32,18 @@ def test_submits_once_and_waits(ray, ti):
     assert job["entrypoint"] == "echo 1"
     assert job["entrypoint_num_cpus"] == 1.0
     assert job["metadata"]["airflow_run"] == "scheduled__1"
+
+
+def test_the_link_to_the_job_lasts_through_all_parts_of_the_task(ray, ti):
+    """Airflow asks the link after each part, in a process of its own, and stores the answer."""
+    link, first, resumed = RayJobLink(), operator(), operator()
+    assert link.get_link(first, ti_key=ti) == ""
+    with pytest.raises(TaskDeferred):
+        first.execute({"ti": ti})
+    ti.xcom_push(LINK_KEY, link.get_link(first, ti_key=ti))
     assert ti.pushed[LINK_KEY] == f"{ray.url}/#/jobs/{name(ti)}"
+    resumed.execute_complete({"ti": ti}, {"status": "SUCCEEDED", "message": "", "shown": 0}, name(ti))
+    assert link.get_link(resumed, ti_key=ti) == ti.pushed[LINK_KEY]
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
