@@ -1,5 +1,6 @@
 """A stack of these tests' own, because they kill its parts, and what a user does with it."""
 
+import json
 import os
 import signal
 import time
@@ -127,6 +128,10 @@ class Loop:
         """All tries of a task, the triggerer's part too, as JSON lines."""
         folder = self.settings.home / "airflow" / "logs" / f"dag_id={dag}" / f"run_id={run}" / f"task_id={task}"
         return "".join(path.read_text() for path in sorted(folder.glob("*.log*")))
+
+    def password(self, user: str) -> str:
+        """As the file of users has it."""
+        return str(json.loads(Path(self.settings.need("airflow_users")).read_text())[user])
 
     def job_link(self, dag: str, run: str, task: str) -> str | None:
         """What the button `Ray job` of a task leads to."""
