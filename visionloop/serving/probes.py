@@ -49,21 +49,25 @@ def send_probes(
     wanted: int,
     most: int,
     give_up: Callable[[int], bool],
+    is_well: Callable[[], bool],
 ) -> dict[str, Tally]:
     """Send until the canary answered `wanted` probes, at most `most`; returns a tally per lane.
 
     Which lane will answer is not known before, so each probe carries one image of every lane's own golden samples,
     and the answer is held against those of the lane that answered. `give_up(errors)` ends it early; an error whose
-    lane is not known counts against the canary.
+    lane is not known counts against the canary. Where the canary answers nothing, the endpoint may be passing it by
+    for some seconds: `is_well()` waits for its return, or says no, which ends it too.
     """
     tallies = {"stable": Tally(), "canary": Tally()}
     probe = _Probe(client, goldens, tallies)
     sent, spoke = 0, time.monotonic()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="probe") as pool:
         while sent < most and tallies["canary"].probes < wanted and not give_up(tallies["canary"].errors):
-            count = min(CHUNK, most - sent)
+            count, before = min(CHUNK, most - sent), tallies["canary"].probes
             list(pool.map(probe.send, range(sent, sent + count)))
             sent += count
+            if tallies["canary"].probes == before and not is_well():
+                break
             if time.monotonic() - spoke > SPEAK_EVERY_SECONDS:
                 spoke = time.monotonic()
                 log.info("%d of %d probes answered by the canary, %d sent", tallies["canary"].probes, wanted, sent)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from visionloop.errors import Conflict, IntegrityError, StageError
+from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
 from visionloop.records import Release, RetrainState, RolloutState, TrainingRun
 from visionloop.stages import release
 from visionloop.stages.release import RollbackInputs
@@ -158,6 +158,33 @@ def test_rollback_calls_off_a_canary_in_progress(running):
     assert release.promote(here.project, inputs, here.stores) == off
 
 
+def test_rollback_undoes_a_promotion_that_was_killed_half_way(running):
+    """The stable lane has loaded version 2, nobody has written that down: version 1 comes back under load."""
+    here = world(running, "halfway")
+    here.release(1)
+    inputs = here.inputs(here.candidate(2, bias=0.5))
+    release.preflight(here.project, inputs, here.stores)
+    release.canary(here.project, inputs, here.stores)
+    stores = here.connect()
+    real_load = stores.stable.load
+
+    def die_after_the_load(model):
+        real_load(model)
+        raise KeyboardInterrupt
+
+    stores.stable.load = die_after_the_load
+    with pytest.raises(KeyboardInterrupt):
+        release.promote(here.project, inputs, stores)
+    assert here.stores.stable.served("halfway") == 2
+    with Traffic(here) as traffic:
+        off = release.rollback(here.project, BACK, here.stores)
+    assert traffic.failures == []
+    assert (off.version, off.outcome) == (2, "rolled_back")
+    assert here.versions() == {("stable", 1): 40}
+    assert here.registry.aliases["halfway"] == 1
+    assert release.promote(here.project, inputs, here.connect()) == off
+
+
 def test_a_newer_candidate_takes_over_and_the_older_process_stops(running):
     here = world(running, "newer")
     here.release(1)
@@ -221,7 +248,7 @@ def test_a_stable_lane_that_is_down_stops_a_release_before_it_begins(own_servers
     here.release(1)
     own_servers.kill("stable")
     inputs = here.inputs(here.candidate(2))
-    with pytest.raises(Exception, match="stable lane"):
+    with pytest.raises(StoreError, match="Triton of the stable lane"):
         release.preflight(here.project, inputs, here.stores)
     own_servers.start_lane("stable")
     assert here.versions() == {("stable", 1): 40}

@@ -32,8 +32,10 @@ class MemoryRegistry:
         version = self.aliases.get(project)
         return RegisteredVersion(version, "") if version else None
 
-    def set_champion(self, project: str, version: int) -> None:
-        self.aliases[project] = version
+    def set_champion(self, project: str, version: int | None) -> None:
+        self.aliases.pop(project, None)
+        if version is not None:
+            self.aliases[project] = version
 
     def tag(self, project: str, version: int, tags: dict[str, str]) -> None:
         self.tags.setdefault((project, version), {}).update(tags)

@@ -38,6 +38,7 @@ PROJECT = """\
 project: p
 task: {classes: [dark, bright], image: {height: 8, width: 8, channels: 1}}
 suite: {scenarios: [{name: overall}]}
+serving: {timeout_ms: 60000}
 release: {approval: required, approvers: [ann, bob], canary_percent: [50], step_requests: 20, max_latency_ratio: 50}
 """
 IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 60, 200, 255)])
@@ -125,15 +126,22 @@ class FakeRegistry:
     def __init__(self) -> None:
         self.alias: int | None = None
         self.tags: dict[int, dict[str, str]] = {}
+        self.down = False
 
     def champion(self, project: str) -> RegisteredVersion | None:
         return RegisteredVersion(self.alias, "") if self.alias else None
 
     def set_champion(self, project: str, version: int | None) -> None:
+        self._check()
         self.alias = version
 
     def tag(self, project: str, version: int, tags: dict[str, str]) -> None:
+        self._check()
         self.tags.setdefault(version, {}).update(tags)
+
+    def _check(self) -> None:
+        if self.down:
+            raise StoreError("MLflow at nowhere cannot be reached")
 
 
 class Fatal:

@@ -54,9 +54,13 @@ def never(errors: int) -> bool:
     return False
 
 
+def always() -> bool:
+    return True
+
+
 def test_each_answer_is_held_against_its_lanes_own_golden_samples() -> None:
     client = Endpoint()
-    tallies = send_probes(client, GOLDENS, wanted=50, most=1000, give_up=never)
+    tallies = send_probes(client, GOLDENS, wanted=50, most=1000, give_up=never, is_well=always)
     assert 50 <= tallies["canary"].probes <= 50 + CHUNK
     assert tallies["stable"].probes > 0
     assert [(t.errors, t.disagreements) for t in tallies.values()] == [(0, 0), (0, 0)]
@@ -65,27 +69,29 @@ def test_each_answer_is_held_against_its_lanes_own_golden_samples() -> None:
 
 
 def test_a_canary_with_another_models_answers_disagrees_every_time() -> None:
-    tallies = send_probes(Endpoint(), {**GOLDENS, "canary": golden(3)}, wanted=20, most=1000, give_up=never)
+    tallies = send_probes(
+        Endpoint(), {**GOLDENS, "canary": golden(3)}, wanted=20, most=1000, give_up=never, is_well=always
+    )
     assert tallies["canary"].disagreements == tallies["canary"].probes >= 20
     assert tallies["stable"].disagreements == 0
 
 
 def test_at_the_first_release_a_stray_answer_of_the_stable_lane_is_no_fault() -> None:
-    tallies = send_probes(Endpoint(), {"canary": golden(2)}, wanted=20, most=1000, give_up=never)
+    tallies = send_probes(Endpoint(), {"canary": golden(2)}, wanted=20, most=1000, give_up=never, is_well=always)
     assert (tallies["stable"].disagreements, tallies["canary"].disagreements) == (0, 0)
 
 
 @pytest.mark.parametrize("most", [1, 39, 40, 41, 100])
 def test_never_more_than_allowed(most: int) -> None:
     client = Endpoint(every=1_000_000)
-    tallies = send_probes(client, GOLDENS, wanted=20, most=most, give_up=never)
+    tallies = send_probes(client, GOLDENS, wanted=20, most=most, give_up=never, is_well=always)
     assert client.sent == most
     assert tallies["stable"].probes + tallies["canary"].probes == most
 
 
 @pytest.mark.parametrize(("named", "blamed"), [("canary", "canary"), (None, "canary"), ("stable", "stable")])
 def test_errors_count_against_the_lane_that_failed_or_the_canary(named: str | None, blamed: str) -> None:
-    tallies = send_probes(Endpoint(canary=named), GOLDENS, wanted=20, most=80, give_up=never)
+    tallies = send_probes(Endpoint(canary=named), GOLDENS, wanted=20, most=80, give_up=never, is_well=always)
     assert tallies[blamed].errors == 40
     assert tallies["canary"].probes == 0
     assert tallies["canary"].percentile_ms(95) == 0.0
@@ -93,6 +99,27 @@ def test_errors_count_against_the_lane_that_failed_or_the_canary(named: str | No
 
 def test_a_hopeless_canary_is_given_up() -> None:
     client = Endpoint(every=1, canary="canary")
-    tallies = send_probes(client, GOLDENS, wanted=1000, most=5000, give_up=lambda errors: errors > 10)
+    tallies = send_probes(client, GOLDENS, wanted=1000, most=5000, give_up=lambda errors: errors > 10, is_well=always)
     assert client.sent == CHUNK
     assert tallies["canary"].errors == CHUNK
+
+
+def test_a_canary_that_is_passed_by_for_a_while_is_waited_for() -> None:
+    """After two failures in a row the endpoint leaves it alone for seconds: long enough to send all probes in vain."""
+    client = Endpoint(every=1_000_000)
+    asked = []
+
+    def comes_back() -> bool:
+        asked.append(client.sent)
+        client.every = 2
+        return True
+
+    tallies = send_probes(client, GOLDENS, wanted=20, most=200, give_up=never, is_well=comes_back)
+    assert asked == [2 * CHUNK]  # its one answer came with the first ones
+    assert tallies["canary"].probes >= 20
+
+
+def test_a_canary_that_does_not_come_back_ends_it() -> None:
+    client = Endpoint(every=1_000_000)
+    send_probes(client, GOLDENS, wanted=20, most=1000, give_up=never, is_well=lambda: False)
+    assert client.sent == 2 * CHUNK

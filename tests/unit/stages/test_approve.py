@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.serving.lanes import PROJECT, World
 from visionloop import layout
-from visionloop.errors import IntegrityError, NotFound
+from visionloop.errors import IntegrityError, NotFound, StoreError
 from visionloop.records import Approval, Candidate
 
 
@@ -60,6 +60,16 @@ def test_a_kill_before_the_tag_is_mended_by_running_again(world: World) -> None:
     world.registry.tags.clear()
     assert world.approve(candidate) == first
     assert world.registry.tags[3]["visionloop.decided_by"] == "ann"
+
+
+def test_a_registry_that_is_down_loses_no_decision(world: World) -> None:
+    candidate = world.candidate(3)
+    world.registry.down = True
+    with pytest.raises(StoreError, match="MLflow"):
+        world.approve(candidate, by="bob")
+    world.registry.down = False
+    assert world.approve(candidate, by="ann").by == "bob"
+    assert world.registry.tags[3]["visionloop.decided_by"] == "bob"
 
 
 @pytest.mark.parametrize(("by", "decision", "fine"), [("eve", "approved", False), ("eve", "rejected", True)])

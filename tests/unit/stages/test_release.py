@@ -366,6 +366,20 @@ def test_a_lane_that_is_down_is_no_verdict_about_the_candidate(world: World) -> 
     assert world.go(inputs).outcome == "promoted"
 
 
+def test_a_registry_that_is_down_delays_the_alias_and_nothing_else(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
+    world.registry.down = True
+    with pytest.raises(StoreError, match="MLflow"):
+        release.promote(world.project, inputs, world.stores)
+    assert (world.stable.served("p"), world.routes.current("p"), world.registry.alias) == (2, Weights(100, 0), 1)
+    world.registry.down = False
+    assert release.promote(world.project, inputs, world.stores).outcome == "promoted"
+    check(world, 2)
+
+
 def test_a_stable_lane_that_lost_its_model_is_mended_before_a_release(world: World) -> None:
     world.release(1)
     world.stable.loaded.clear()

@@ -57,6 +57,7 @@ def _step(rollout: Rollout, percent: int, goldens: dict[str, Golden]) -> CanaryS
             wanted=policy.step_requests,
             most=most_probes(percent, policy),
             give_up=lambda errors: is_hopeless(max(errors, _errors_since(rollout, before)), policy),
+            is_well=lambda: routes.wait_healthy(project.name, "canary"),
         )
     after = routes.lane_stats(project.name)
     seen = {lane: _evidence(lane, tallies[lane], after[lane].since(before[lane])) for lane in tallies}
