@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 STAMP := $(VENV)/installed
 LOCKS := $(wildcard requirements/*.txt)
+UNIT := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 4 --dist loadscope
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 help: ## this list
@@ -37,10 +38,11 @@ down: $(STAMP) ## stop them; data stay
 	$(BIN)/visionloop down
 
 test: $(STAMP) browser ## every test: unit, model, integration on real servers, the whole loop
-	$(BIN)/python -m pytest tests
+	$(UNIT)
+	$(BIN)/python -m pytest tests/model tests/integration tests/e2e
 
 test-unit: $(STAMP) ## the tests that need no server, below 60 s
-	$(BIN)/python -m pytest tests/unit
+	$(UNIT)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
