@@ -154,9 +154,9 @@ class Registry:
                     project, source, run_id, tags=everything, description=description, model_id=model_id
                 )
                 found = self._of_candidate(project, candidate)
-            for double in found[1:]:  # a retried request: the first stays
+            for double in found[1:]:  # two processes, or a retried request: the first stays
                 log.warning("version %d of %s is a double and is deleted", double.version, project)
-                self._client.delete_model_version(project, str(double.version))
+                self._delete_version(project, double.version)
         return found[0]
 
     def version(self, project: str, version: int) -> RegisteredVersion:
@@ -261,6 +261,16 @@ class Registry:
             self._client.create_registered_model(project)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _delete_version(self, project: str, version: int) -> None:
+        """Another process may have found the same double: it is gone, whoever deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_model_version(project, str(version))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
 
     def _logged_model(self, project: str, candidate: str, run_id: str) -> str:

@@ -64,6 +64,7 @@ def test_many_at_once_get_one_run(cluster: Cluster) -> None:
 
 
 def test_many_at_once_register_one_version(cluster: Cluster, registry: Registry) -> None:
+    """Each finds the others' doubles, and all delete them."""
     run = registry.run("models", "r1", name="one")
 
     def one(_: int) -> RegisteredVersion:

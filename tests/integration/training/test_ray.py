@@ -14,7 +14,7 @@ from visionloop.training.checkpoints import Checkpoint
 from visionloop.training.loop import EpochEnd, Recipe, Shard, train
 from visionloop.training.samples import COLUMNS, Samples, read_samples
 
-EPOCHS = 12
+EPOCHS = 8
 SEED = 7
 
 
@@ -149,16 +149,20 @@ def test_evaluated_gated_and_packaged_there_is_one_version(cluster: Cluster, sto
 
 
 def test_two_workers_see_what_one_sees(cluster: Cluster) -> None:
-    project = cluster.project("pair", epochs=2, batch_size=64, workers=2)
+    """Step by step it is tested beside this; here rounding has 37 steps to grow, as it does from 1e-7 in one weight."""
+    project = cluster.project("pair", epochs=1, batch_size=64, workers=2)
     snapshot = cluster.snapshot(project)
     job = cluster.submit(project, "train", snapshot=cluster.stores.ledger.uri(snapshot))
     cluster.ended(job)
     record = cluster.record(project, job)
     assert isinstance(record, TrainingRun)
     assert record.workers == 2
-    assert record.samples_seen == 2 * (snapshot.splits["train"] // 64) * 64
+    assert record.samples_seen == (snapshot.splits["train"] // 64) * 64
     torch.set_num_threads(1)
     shard = Shard(*(samples(cluster, project, snapshot, split) for split in ("train", "validation")))
     ends: list[EpochEnd] = []
     train(shard, Recipe(project.task, project.training, SEED), report=ends.append)
-    assert record.metrics == pytest.approx(ends[-1].state.history[-1].values, rel=0.02)
+    values = ends[-1].state.history[-1].values
+    assert record.metrics["train_loss"] == pytest.approx(values["train_loss"], rel=0.005)
+    assert record.metrics["validation_loss"] == pytest.approx(values["validation_loss"], rel=0.03)
+    assert record.metrics["validation_accuracy"] == pytest.approx(values["validation_accuracy"], abs=0.03)
