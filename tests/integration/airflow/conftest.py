@@ -1,5 +1,6 @@
 """A stack of these tests' own, because they kill its parts, and what a user does with it."""
 
+import hashlib
 import json
 import os
 import signal
@@ -114,6 +115,16 @@ class Loop:
 
         return self.until(f"{task} of {dag} becomes {' or '.join(states)}", state, seconds)
 
+    def knows(self, dag: str) -> bool:
+        """Has Airflow read this DAG? It stays paused."""
+        headers = {"Authorization": f"Bearer {self.airflow.login('viewer')}"}
+        answer = httpx.get(f"{self.airflow.url}/api/v2/dags/{dag}", headers=headers, timeout=30)
+        return answer.is_success and not answer.json()["is_stale"]
+
+    def job_names(self, dag: str, task: str, run: str) -> dict[str, str]:
+        """The jobs of a task in a run, and their status."""
+        return self.jobs(f"{dag}-{task}-{hashlib.sha1(run.encode()).hexdigest()[:12]}-")
+
     def jobs(self, prefix: str) -> dict[str, str]:
         """Ray's submitted jobs whose name begins so, and their status."""
         found = self._ray.get("/api/jobs/").raise_for_status().json()
@@ -211,7 +222,7 @@ def trained(loop: Loop) -> TrainRun:
     assert snapshot is not None
     uri = loop.stores.ledger.uri(snapshot)
     run = loop.run(DAG, {"snapshot": uri})
-    (job,) = loop.until("the training's job", lambda: list(loop.jobs(f"{DAG}-train-")))
+    (job,) = loop.until("the training's job", lambda: list(loop.job_names(DAG, "train", run)))
     loop.until("it trains", lambda: "training small_cnn" in loop.job_log(job))
     start = loop.started("airflow-scheduler")
     loop.kill("airflow-scheduler")

@@ -27,8 +27,8 @@ def up_again(loop: Loop) -> Loop:
 
 def test_a_new_project_has_its_dags(up_again: Loop) -> None:
     for verb in VERBS:
-        up_again.until(f"lenses__{verb}", lambda verb=verb: up_again.airflow.unpause(f"lenses__{verb}"), 60)
-        assert up_again.airflow.unpause(f"{PROJECT}__{verb}")
+        up_again.until(f"lenses__{verb}", lambda verb=verb: up_again.knows(f"lenses__{verb}"), 60)
+        assert up_again.knows(f"{PROJECT}__{verb}")
 
 
 def test_a_new_approver_may_log_in_and_only_he_cost_a_restart(up_again: Loop) -> None:
@@ -48,12 +48,12 @@ def test_a_broken_project_is_its_own_import_error_with_its_line(up_again: Loop) 
     line = path.read_text().splitlines().index(WRONG) + 1
     assert f"{path}:{line}: found unknown key `monitoring.drift_sharee`" in trace
     assert "did you mean `drift_share`?" in trace
-    assert not up_again.airflow.unpause("broken__train")
-    assert up_again.airflow.unpause("lenses__train")
+    assert not up_again.knows("broken__train")
+    assert up_again.knows("lenses__train")
 
 
 def test_a_corrected_project_is_read_without_further_ado(up_again: Loop) -> None:
     path = up_again.settings.projects / "broken" / "project.yaml"
     path.write_text(path.read_text().replace(WRONG + "\n", ""))
-    up_again.until("its DAGs", lambda: up_again.airflow.unpause("broken__train"), 60)
+    up_again.until("its DAGs", lambda: up_again.knows("broken__train"), 60)
     assert up_again.until("no import error is left", lambda: not up_again.airflow.import_errors(), 60)

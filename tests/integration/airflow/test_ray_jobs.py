@@ -1,6 +1,5 @@
 """Real Airflow, real Ray: one job per try whoever dies, and no job without its task."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 
@@ -58,8 +57,8 @@ def count(jobs: Loop) -> str:
 def counting(jobs: Loop, run: str) -> Counting:
     """Wait until the run's job is counting and its task waits in the triggerer."""
     jobs.task(COUNT, run, "count", "deferred")
-    name = f"{COUNT}-count-{hashlib.sha1(run.encode()).hexdigest()[:12]}-c0-a1"
-    jobs.until("it counts", lambda: name in jobs.jobs(COUNT) and "line 2\n" in jobs.job_log(name))
+    (name,) = jobs.until("its job", lambda: list(jobs.job_names(COUNT, "count", run)))
+    jobs.until("it counts", lambda: "line 2\n" in jobs.job_log(name))
     return Counting(run, name)
 
 
@@ -113,7 +112,7 @@ def test_one_job_whoever_dies(jobs: Loop, runs: dict[str, str]) -> None:
         for service, start in starts.items():
             jobs.restarted(service, start)
     assert jobs.task(COUNT, survivor.run, "count", "success", "failed", seconds=180) == "success"
-    assert jobs.jobs(survivor.job.partition("-c0-")[0]) == {survivor.job: "SUCCEEDED"}
+    assert jobs.job_names(COUNT, "count", survivor.run) == {survivor.job: "SUCCEEDED"}
     lines = set(re.findall(r'"event":"(line \d+)"', jobs.task_log(COUNT, survivor.run, "count")))
     assert len(lines) == LINES
 

@@ -30,9 +30,10 @@ def made(loop: Loop) -> Made:
     )
 
 
-def jobs_of(loop: Loop, task: str) -> dict[str, str]:
-    """Clear and attempt of each job of a task -> its status."""
-    return {"-".join(name.split("-")[-2:]): status for name, status in loop.jobs(f"{DAG}-{task}-").items()}
+def jobs_of(loop: Loop, task: str, trained: TrainRun) -> dict[str, str]:
+    """Clear and attempt of each job of the run's task -> its status."""
+    found = loop.job_names(DAG, task, trained.run_id)
+    return {"-".join(name.split("-")[-2:]): status for name, status in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ def test_a_killed_scheduler_costs_nothing_and_doubles_nothing(loop: Loop, traine
     assert counts == dict.fromkeys(counts, 1)
     assert first.versions == [1]
     for task in ("train", "evaluate", "package"):
-        assert jobs_of(loop, task) == {"c0-a1": "SUCCEEDED"}
+        assert jobs_of(loop, task, trained) == {"c0-a1": "SUCCEEDED"}
 
 
 def test_the_task_shows_its_progress_in_plain_text_and_leads_to_its_job(loop: Loop, trained: TrainRun) -> None:
-    (job,) = loop.jobs(f"{DAG}-train-")
+    (job,) = loop.job_names(DAG, "train", trained.run_id)
     assert loop.job_link(DAG, trained.run_id, "train") == f"{loop.settings.ray_url}/#/jobs/{job}"
     log = loop.task_log(DAG, trained.run_id, "train")
     assert "epoch 2/2: train_loss" in log
@@ -61,11 +62,11 @@ def test_the_task_shows_its_progress_in_plain_text_and_leads_to_its_job(loop: Lo
 
 @pytest.mark.parametrize("cleared", ["train", "package"])
 def test_a_cleared_task_makes_nothing_new(loop: Loop, trained: TrainRun, first: Made, cleared: str) -> None:
-    before = jobs_of(loop, cleared)
+    before = jobs_of(loop, cleared, trained)
     loop.airflow.clear(DAG, trained.run_id, [cleared])
     assert loop.ended(DAG, trained.run_id) == "success"
     assert set(loop.airflow.task_states(DAG, trained.run_id).values()) == {"success"}
-    assert len(jobs_of(loop, cleared)) == len(before) + 1
+    assert len(jobs_of(loop, cleared, trained)) == len(before) + 1
     assert made(loop) == first
 
 
