@@ -40,7 +40,7 @@ SETTINGS = {
 }
 """A chain of 30 tasks takes 9 s with these against 33 s by default, and a killed scheduler is noticed within 30 s."""
 LOCK_PATIENCE_S = 60
-"""How long a process waits while another writes. SQLite's own 5 s are too few on a busy machine: the API answers 500."""
+"""How long a process waits while another writes. SQLite's own 5 s pass on a busy machine: the API answers 500."""
 
 
 def environment(ctx: Context) -> dict[str, str]:
