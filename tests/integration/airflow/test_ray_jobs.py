@@ -85,6 +85,7 @@ def test_a_cleared_task_ends_its_job_and_starts_one_of_its_own(jobs: Loop, runs:
     again = cleared.job.replace("-c0-", "-c1-")
     jobs.until("the new job", lambda: again in jobs.jobs(COUNT))
     assert jobs.jobs(cleared.job)[cleared.job] == "STOPPED"
+    jobs.task(COUNT, cleared.run, "count", "deferred")
     jobs.airflow.set_task_state(COUNT, cleared.run, "count", "success")
     jobs.until("the new job is stopped", lambda: jobs.jobs(again)[again] == "STOPPED", 30)
 
