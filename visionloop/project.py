@@ -161,7 +161,7 @@ class Scenario(Section):
     corruption_severity: int = Field(3, ge=1, le=5)
     """From 1, weak, to 5, strong."""
     at_least: Share | None = None
-    """Absolute bar on the lower end of the challenger's interval's point value."""
+    """Absolute bar: the challenger's figure may not lie below it (the figure, not its interval)."""
     not_worse_by: Share | None = None
     """Bar relative to the champion: the loss may not be larger than this, with 95 % confidence."""
     min_samples: int = Field(30, ge=1)

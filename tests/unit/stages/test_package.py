@@ -17,13 +17,15 @@ from visionloop.errors import IntegrityError, StageError, StoreError
 from visionloop.packaging import onnx as packaging_onnx
 from visionloop.packaging.runtime import onnx_predictor
 from visionloop.project import Project
-from visionloop.records import Candidate, GateDecision, Snapshot
+from visionloop.records import Candidate, Evaluation, GateDecision
 from visionloop.serving.golden import read_golden
 from visionloop.stages import package
 from visionloop.stores import Stores
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes, to_bytes
 from visionloop.training.predict import torch_predictor
+
+IMAGES, TESTED = 200, 80
 
 
 @cache
@@ -36,13 +38,23 @@ def exported(weights: bytes) -> bytes:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(package, "export", lambda model, task: exported(to_bytes(model)))
-    yield World(tmp_path)
+    yield World(tmp_path, images=IMAGES)
 
 
-def gated(world: World, outcome: str = "passed", weights: bytes | None = None, snapshot: Snapshot | None = None) -> str:
+def gated(world: World, outcome: str = "passed") -> str:
     """URI of a gate decision about a trained model."""
-    snapshot = snapshot or world.snapshot()
-    uri = world.stores.ledger.uri(world.evaluation(world.training_run(snapshot, weights)))
+    snapshot = world.snapshot()
+    evaluation = Evaluation(
+        id="e1",
+        project="corners",
+        snapshot=world.stores.ledger.uri(snapshot),
+        training_run=world.training_run(snapshot),
+        champion=None,
+        test_samples=TESTED,
+        scenarios=[],
+        page_uri="p",
+    )
+    uri = world.stores.ledger.uri(world.stores.ledger.put(evaluation))
     record = GateDecision.model_validate(
         {
             "id": f"g-{outcome}",
@@ -85,7 +97,7 @@ def test_a_candidate_has_all_that_serving_needs(world: World) -> None:
     config = text_format.Parse(artifact(world, found, "config.pbtxt").decode(), model_config_pb2.ModelConfig())
     assert (config.name, list(config.version_policy.specific.versions)) == ("corners", [found.version])
     assert (found.classes, found.image_shape) == (world.project.task.classes, (28, 28, 1))
-    assert found.parity.samples == 200 and found.parity.disagreements == 0
+    assert found.parity.samples == TESTED and found.parity.disagreements == 0
     assert 0 < found.parity.max_abs_difference < 1e-4
     assert set(found.inputs) == set(found.input_digests) == {"gate_decision", "evaluation", "training_run", "snapshot"}
     assert found.inputs["gate_decision"] == found.gate_decision == decision
@@ -118,11 +130,18 @@ def test_other_serving_options_are_another_candidate(world: World) -> None:
     assert b'string_value: "2"' in artifact(world, second, "config.pbtxt")
 
 
-PLACES = [("objects", "put", 1), ("registry", "register", 1), ("objects", "put", 3), ("registry", "set_challenger", 1)]
-
-
-@pytest.mark.parametrize(("store", "method", "nth"), [*PLACES, ("ledger", "put", 1)])
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("store", "method", "nth", "after"),
+    [
+        ("objects", "put", 1, False),
+        ("registry", "register", 1, False),
+        ("registry", "register", 1, True),
+        ("objects", "put", 3, True),
+        ("registry", "set_challenger", 1, True),
+        ("ledger", "put", 1, False),
+        ("ledger", "put", 1, True),
+    ],
+)
 def test_killed_anywhere_and_run_again_is_one_version(
     world: World, monkeypatch: pytest.MonkeyPatch, store: str, method: str, nth: int, after: bool
 ) -> None:
