@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    made = World(tmp_path, images=200)
+    made = World(tmp_path, images=100)
     made.project = a_project("epochs: 2", f"epochs: {EPOCHS}")
     return made
 
@@ -64,8 +64,8 @@ def test_a_run_is_recorded_with_all_that_made_it(world: World, snapshot: Snapsho
     weights = world.stores.objects.get(world.stores.objects.key(found.checkpoint_uri))
     assert hashlib.sha256(weights).hexdigest() == found.checkpoint_sha256
     assert from_bytes(weights).architecture.outputs == 4
-    # 120 training samples are three whole batches of 32.
-    assert (found.epochs, found.samples_seen, found.workers) == (EPOCHS, EPOCHS * 3 * 32, 1)
+    # 60 training samples are one whole batch of 32.
+    assert (found.epochs, found.samples_seen, found.workers) == (EPOCHS, EPOCHS * 32, 1)
     assert (found.device, found.precision, found.seed) == ("cpu", "fp32", 0)
     assert found.snapshot == found.inputs["snapshot"] == uri and found.retrain_request is None
     body = world.stores.objects.get(world.stores.objects.key(uri))
@@ -114,7 +114,7 @@ def test_a_retrain_request_is_part_of_the_lineage(world: World, snapshot: Snapsh
 
 @pytest.mark.parametrize("after", [1, EPOCHS])
 def test_killed_after_a_checkpoint_it_goes_on_there(world: World, snapshot: Snapshot, after: int) -> None:
-    elsewhere = World(world.settings.home / "elsewhere", images=200)
+    elsewhere = World(world.settings.home / "elsewhere", images=100)
     whole = trained(elsewhere, elsewhere.snapshot(), world.project, seed=5)
     first, second = Dying(after), Dying(after=0)
     with pytest.raises(Killed):
