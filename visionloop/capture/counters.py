@@ -6,6 +6,7 @@ from collections import Counter
 MEANINGS = {
     "captured": "Requests taken over from the endpoint",
     "dropped": "Requests dropped because buffers were full",
+    "cut": "Requests that ended or were given up before the answer was whole",
     "unreadable": "Requests without a readable answer",
     "written": "Rows (images) written to the object store",
     "failed": "Writes that failed and were tried again",

@@ -41,6 +41,8 @@ class CaptureStream:
                     held = 0
         finally:
             self._held_bytes -= held
+            if exchange is not None:
+                self._counters.add("cut")
         return
         yield  # makes this an asynchronous generator, which is what gRPC takes for a stream of answers
 

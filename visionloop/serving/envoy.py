@@ -21,6 +21,7 @@ LOOPBACK = "127.0.0.1"
 BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
 IDLE_SECONDS = 60
+CAPTURE_PAUSE_SECONDS = 1.0
 CAPTURED_HEADERS = (
     *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
     *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us"),
@@ -152,8 +153,9 @@ def _capture_filter() -> Json:
         grpc_service={"envoy_grpc": {"cluster_name": "capture"}},
         failure_mode_allow=True,
         observability_mode=True,
-        # With the default of 5 s the 1,024 streams allowed would drop all above about 200 requests/s.
-        deferred_close_timeout="0.05s",
+        # What the service has not read by then is lost, so it may pause for a second; the streams that are open
+        # meanwhile are bounded by the cluster's limit, above which requests are not captured.
+        deferred_close_timeout=f"{CAPTURE_PAUSE_SECONDS}s",
         processing_mode=modes,
         forward_rules={"allowed_headers": {"patterns": [{"exact": name} for name in CAPTURED_HEADERS]}},
     )

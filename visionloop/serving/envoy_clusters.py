@@ -17,6 +17,8 @@ PROTOCOLS = ("http", "grpc")
 BUFFER_BYTES = 16 << 20
 LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 1024}
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
+CAPTURE_LIMITS = {**LIMITS, "max_requests": 8192}
+"""Each captured request keeps its stream for a second (see `CAPTURE_PAUSE_SECONDS`): so many a second are captured."""
 LARGEST_CHECK_BYTES = 256 << 10
 """Images above this are not sent as a health check; Triton's own readiness is asked instead."""
 
@@ -25,7 +27,8 @@ def render_clusters(models: dict[str, ModelRoute], addresses: "Addresses", *, ve
     """The cluster file (CDS): the lanes themselves, capture, and three clusters per model and protocol."""
     clusters = [_lane_cluster(f"{lane}/{p}", lane, p, addresses) for lane in LANES for p in PROTOCOLS]
     if addresses.capture_grpc:
-        clusters.append(_cluster("capture", addresses.capture_grpc, http2=True))
+        capture = _cluster("capture", addresses.capture_grpc, http2=True)
+        clusters.append({**capture, "circuit_breakers": {"thresholds": [CAPTURE_LIMITS]}})
     for name in sorted(models):
         for protocol in PROTOCOLS:
             clusters += [

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import time
 import urllib.request
 
@@ -78,6 +79,20 @@ def test_a_stopped_capture_service_costs_no_request(own_servers):
     assert sum(map(len, answers)) == 200
 
 
+def test_a_capture_service_that_pauses_loses_nothing(own_servers):
+    project = make_project(own_servers, "pause")
+    put(own_servers, project, "stable", 1)
+    open_routes(own_servers.settings).set(project, stable=100, canary=0)
+    with Client(own_servers.settings.endpoint_url, project) as client:
+        client.predict(tiny.images(1))
+        own_servers.kill("capture", signal.SIGSTOP)
+        for _ in range(20):
+            client.predict(tiny.images(1))
+        time.sleep(0.2)
+        own_servers.kill("capture", signal.SIGCONT)
+    assert until(lambda: counters(own_servers)["captured"] == 21), counters(own_servers)
+
+
 def test_what_was_captured_is_written_at_the_end(own_servers):
     project = make_project(own_servers, "last")
     put(own_servers, project, "stable", 1)
@@ -85,7 +100,7 @@ def test_what_was_captured_is_written_at_the_end(own_servers):
     with Client(own_servers.settings.endpoint_url, project) as client:
         for _ in range(20):
             client.predict(tiny.images(1))
-    assert until(lambda: counters(own_servers)["captured"] == 20)
+    assert until(lambda: counters(own_servers)["captured"] == 20), counters(own_servers)
     own_servers.kill("capture", 15)
     assert len(captured(own_servers.settings, "last")) == 20
 

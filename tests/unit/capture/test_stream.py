@@ -65,8 +65,10 @@ def test_a_request_that_breaks_off_leaves_nothing() -> None:
     for _ in range(10):  # held bytes are given back each time
         service.pass_through(messages()[:-1])
     assert service.counted() == {"captured": 0, "dropped": 0, "unreadable": 0}
+    assert service.counters["cut"] == 10
     service.pass_through(messages())
     assert service.counted()["captured"] == 1
+    assert service.counters["cut"] == 10
 
 
 def test_a_full_buffer_drops_and_counts() -> None:
