@@ -1,6 +1,7 @@
 """The serving half of the stack, and a project with a model small enough to be made here."""
 
 import hashlib
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ class Shared:
 def running(serving_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """The embedded stack's serving half, on S3, shared by the tests that kill nothing."""
     return Shared(serving_settings, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def decisions(caplog: pytest.LogCaptureFixture) -> None:
+    """A test that fails shows why a release ended as it did."""
+    caplog.set_level(logging.INFO, "visionloop")
 
 
 @pytest.fixture
