@@ -2,6 +2,7 @@
 
 import hashlib
 import sysconfig
+import uuid
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -107,12 +108,14 @@ def _is_dead_stub(child: psutil.Process) -> bool:
 
 
 def _link(link: Path, target: Path) -> None:
+    """Both lanes do this at the same time in the same folder: made aside, then renamed over what is there."""
     if not target.is_dir():
         raise StackError(f"{target} is missing: run `make install`")
     if link.is_symlink() and link.readlink() == target:
         return
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+    aside = link.with_name(f".{link.name}-{uuid.uuid4().hex}")
+    aside.symlink_to(target)
+    aside.replace(link)
 
 
 def lane_service(lane: str, first_port: int) -> Service:
