@@ -35,7 +35,7 @@ def main() -> None:
     settings = until(lambda: started(given.home))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1400, "height": 860})
+        page = browser.new_page(viewport={"width": 1400, "height": 1180})
         until(lambda: log_in(page, settings))
         if not report.exists():
             approval(page, settings, until(lambda: second_release(settings)), given.out / "approval.png")

@@ -33,7 +33,7 @@ def up(only: Names = None, without: Names = None, as_json: AsJson = False) -> No
 
 def down() -> None:
     """Stop the embedded servers; data stay."""
-    stack.down(load_settings(), on_event=said)
+    stack.down(load_settings(), on_event=_said_at_the_end)
     typer.echo("stopped; the data stay, `visionloop up` goes on with them")
 
 
@@ -74,8 +74,16 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def said(event: stack.Event) -> None:
-    """One line on stderr for what changes while servers start and stop."""
-    if event.state in {"running", "unhealthy", "failed", "restarting"}:
+    """One line on stderr for what changes while servers start."""
+    _say(event, {"running", "unhealthy", "failed", "restarting"})
+
+
+def _said_at_the_end(event: stack.Event) -> None:
+    _say(event, {"stopped", "failed"})
+
+
+def _say(event: stack.Event, states: set[str]) -> None:
+    if event.state in states:
         typer.echo(f"{event.seconds:6.1f} s  {event.service} {event.state} {event.reason}".rstrip(), err=True)
 
 
