@@ -8,16 +8,16 @@ import base64
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from visionloop.serving.addresses import LOOPBACK, Addresses
 from visionloop.serving.envoy_clusters import render_clusters
 from visionloop.serving.envoy_routes import CAPTURE_FILTER, read_routes, render_routes
 
 Json = dict[str, Any]
 
-LOOPBACK = "127.0.0.1"
 BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
 IDLE_SECONDS = 60
@@ -39,25 +39,6 @@ function envoy_on_request(request)
 end
 """
 """gRPC has the model's name in the body; routes read headers."""
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where the listener opens and what stands behind it; lanes and capture as `host:port`."""
-
-    listener_port: int
-    admin_port: int
-    stable_grpc: str
-    stable_http: str
-    canary_grpc: str
-    canary_http: str
-    capture_grpc: str | None = None
-    """None: nothing is captured."""
-    listener_host: str = LOOPBACK
-
-    def of(self, lane: str, protocol: str) -> str:
-        """`host:port` of a lane's `grpc` or `http`."""
-        return str(getattr(self, f"{lane}_{protocol}"))
 
 
 def write_initial(folder: Path, addresses: Addresses) -> None:

@@ -3,12 +3,10 @@
 import base64
 import ipaddress
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy_routes import ModelRoute
-
-if TYPE_CHECKING:
-    from visionloop.serving.envoy import Addresses
 
 Json = dict[str, Any]
 
@@ -23,7 +21,7 @@ LARGEST_CHECK_BYTES = 256 << 10
 """Images above this are not sent as a health check; Triton's own readiness is asked instead."""
 
 
-def render_clusters(models: dict[str, ModelRoute], addresses: "Addresses", *, version: str) -> Json:
+def render_clusters(models: dict[str, ModelRoute], addresses: Addresses, *, version: str) -> Json:
     """The cluster file (CDS): the lanes themselves, capture, and three clusters per model and protocol."""
     clusters = [_lane_cluster(f"{lane}/{p}", lane, p, addresses) for lane in LANES for p in PROTOCOLS]
     if addresses.capture_grpc:
@@ -44,7 +42,7 @@ def cluster_names(model: str) -> list[str]:
     return [f"{model}/{part}/{p}" for part in ("stable", "canary", "canary-first") for p in PROTOCOLS]
 
 
-def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: "Addresses") -> Json:
+def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: Addresses) -> Json:
     """Only a canary is watched: the stable lane has no other to fall back to, so it is asked whatever its state."""
     cluster = _lane_cluster(f"{entry.model}/{lane}/{protocol}", lane, protocol, addresses)
     if lane == "stable":
@@ -61,7 +59,7 @@ def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: "Addr
     }
 
 
-def _lane_cluster(name: str, lane: str, protocol: str, addresses: "Addresses") -> Json:
+def _lane_cluster(name: str, lane: str, protocol: str, addresses: Addresses) -> Json:
     return _cluster(name, addresses.of(lane, protocol), http2=protocol == "grpc", lane=lane)
 
 

@@ -12,7 +12,8 @@ from visionloop.stack.triton import LANES, name_of
 
 def prepare(ctx: Context, step: Step) -> None:
     """Write the configuration of this start: the ports may be others than last time. Routes that were set stay."""
-    from visionloop.serving.envoy import Addresses, write_initial
+    from visionloop.serving.addresses import Addresses
+    from visionloop.serving.envoy import write_initial
 
     missing = [name_of(lane) for lane in LANES if f"{name_of(lane)}.grpc" not in ctx.ports]
     if missing:

@@ -3,7 +3,6 @@
 Light: it runs in the process that asked (Airflow's worker), not in a Ray job.
 """
 
-import hashlib
 import logging
 from typing import Literal
 
@@ -51,12 +50,11 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Approval:
 
 def _approval(project: Project, inputs: Inputs, candidate: Candidate, stores: Stores) -> Approval:
     """The id leaves out who and what was decided, so that there can be one approval per candidate only."""
-    data = stores.objects.get(stores.objects.key(inputs.candidate))
     return Approval(
         id=record_id("approval", project.name, candidate=inputs.candidate),
         project=project.name,
         inputs={"candidate": inputs.candidate},
-        input_digests={"candidate": hashlib.sha256(data).hexdigest()},
+        input_digests=stores.ledger.digests({"candidate": inputs.candidate}),
         config_digest=project.config_digest("release"),
         candidate=inputs.candidate,
         model_sha256=candidate.model_sha256,

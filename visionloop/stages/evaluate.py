@@ -1,6 +1,5 @@
 """Evaluate: champion and challenger on the same test samples, scenario by scenario, as a record and as a page."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from visionloop import layout
-from visionloop.errors import IntegrityError, StageError
+from visionloop.errors import StageError
 from visionloop.evaluation.gate import decide
 from visionloop.evaluation.samples import COLUMNS, TestSamples, choose, read_test_samples
 from visionloop.evaluation.suite import Contest, run_suite
@@ -17,6 +16,7 @@ from visionloop.project import Project
 from visionloop.records import Candidate, Evaluation, Frozen, Snapshot, TrainingRun, id_of, record_id
 from visionloop.reports.evaluation import Answered, EvaluationPage, render
 from visionloop.stores import Stores
+from visionloop.stores.objects import get_verified
 from visionloop.stores.registry import Metric
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes
@@ -83,10 +83,7 @@ def _champion(project: Project, stores: Stores) -> Opponent | None:
 
 
 def _challenger(project: Project, training_run: TrainingRun, stores: Stores) -> Predictor:
-    weights = stores.objects.get(stores.objects.key(training_run.checkpoint_uri))
-    found = hashlib.sha256(weights).hexdigest()
-    if found != training_run.checkpoint_sha256:
-        raise IntegrityError(f"{training_run.checkpoint_uri} has SHA-256 {found}, its record says otherwise")
+    weights = get_verified(stores.objects, training_run.checkpoint_uri, training_run.checkpoint_sha256)
     return torch_predictor(from_bytes(weights), open_task(project.task))
 
 
@@ -120,7 +117,7 @@ def _record(
         id=evaluation_id,
         project=project.name,
         inputs=uris,
-        input_digests={role: _sha256(stores, uri) for role, uri in uris.items()},
+        input_digests=stores.ledger.digests(uris),
         config_digest=config,
         seed=contest.seed,
         snapshot=training_run.snapshot,
@@ -160,7 +157,3 @@ def _log(evaluation: Evaluation, training_run: TrainingRun, page: str, stores: S
 
 def _page_key(project: Project, evaluation_id: str) -> str:
     return layout.artifact(project.name, Evaluation.kind, evaluation_id, PAGE)
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

@@ -1,6 +1,5 @@
 """Gate: write down whether an evaluated model may be packaged. A rejection is a result, not a fault. Light."""
 
-import hashlib
 import logging
 
 from visionloop.evaluation.gate import decide
@@ -28,13 +27,12 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> GateDecision:
     evaluation = stores.ledger.get(Evaluation, inputs.evaluation)
     outcome, reasons = decide(evaluation, project.gate)
     log.info("gate %s for evaluation %s: %s", outcome, evaluation.id, "; ".join(reasons))
-    body = stores.objects.get(stores.objects.key(inputs.evaluation))
     return stores.ledger.put(
         GateDecision(
             id=decision_id,
             project=project.name,
             inputs={"evaluation": inputs.evaluation},
-            input_digests={"evaluation": hashlib.sha256(body).hexdigest()},
+            input_digests=stores.ledger.digests({"evaluation": inputs.evaluation}),
             config_digest=config,
             seed=evaluation.seed,
             evaluation=inputs.evaluation,

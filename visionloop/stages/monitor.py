@@ -4,7 +4,6 @@
 No cursor is kept: what a window has consumed stands in its record.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -91,7 +90,7 @@ def window(project: Project, inputs: WindowInputs, stores: Stores) -> Window:
             id=window_id,
             project=project.name,
             inputs={"candidate": candidate_uri},
-            input_digests={"candidate": _sha256(stores, candidate_uri)},
+            input_digests=stores.ledger.digests({"candidate": candidate_uri}),
             config_digest=config,
             candidate=candidate_uri,
             version=version,
@@ -125,7 +124,7 @@ def drift(project: Project, inputs: DriftInputs, stores: Stores) -> DriftReport:
         id=report_id,
         project=project.name,
         inputs={"window": inputs.window, "candidate": record.candidate},
-        input_digests={"window": _sha256(stores, inputs.window)},
+        input_digests=stores.ledger.digests({"window": inputs.window}),
         config_digest=config,
         window=inputs.window,
         candidate=record.candidate,
@@ -325,7 +324,3 @@ def _write_pages(
 
 def _page(project: Project, report_id: str, name: str) -> str:
     return layout.artifact(project.name, DriftReport.kind, report_id, name)
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

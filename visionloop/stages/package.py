@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from visionloop import layout
-from visionloop.errors import IntegrityError, StageError
+from visionloop.errors import StageError
 from visionloop.evaluation.samples import COLUMNS, TestSamples, read_test_samples
 from visionloop.packaging import golden, parity
 from visionloop.packaging.onnx import IR_VERSION, OPSET, export
@@ -29,6 +29,7 @@ from visionloop.records import (
 )
 from visionloop.serving.triton_config import render
 from visionloop.stores import Stores
+from visionloop.stores.objects import get_verified
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes
 from visionloop.training.predict import torch_predictor
@@ -81,7 +82,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
             id=candidate_id,
             project=project.name,
             inputs=lineage.uris,
-            input_digests={role: _sha256(stores, uri) for role, uri in lineage.uris.items()},
+            input_digests=stores.ledger.digests(lineage.uris),
             config_digest=config,
             seed=lineage.training_run.seed,
             **lineage.uris,
@@ -131,9 +132,7 @@ def _exported(
     project: Project, training_run: TrainingRun, samples: TestSamples, stores: Stores
 ) -> tuple[bytes, np.ndarray[tuple[int, ...], np.dtype[np.float32]], Parity]:
     """The ONNX file, its probabilities [N, K] on the samples, and the proof that they are the trained model's."""
-    weights = stores.objects.get(stores.objects.key(training_run.checkpoint_uri))
-    if hashlib.sha256(weights).hexdigest() != training_run.checkpoint_sha256:
-        raise IntegrityError(f"{training_run.checkpoint_uri} is not what training run {training_run.id} wrote")
+    weights = get_verified(stores.objects, training_run.checkpoint_uri, training_run.checkpoint_sha256)
     task = open_task(project.task)
     model = export(from_bytes(weights), task)
     trained = torch_predictor(from_bytes(weights), task)(samples.images).probabilities
@@ -178,7 +177,3 @@ def _registered(
 def _put(project: Project, candidate_id: str, name: str, data: bytes, stores: Stores) -> Artifact:
     uri = stores.objects.put(layout.artifact(project.name, Candidate.kind, candidate_id, name), data)
     return Artifact(uri=uri, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

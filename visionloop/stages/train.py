@@ -4,7 +4,6 @@ Everything that can be lost lies in the object store at each epoch's end, so a s
 on there, in the same MLflow run.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -193,7 +192,7 @@ def _record(
         id=order.run,
         project=project.name,
         inputs=uris,
-        input_digests={role: _sha256(stores, uri) for role, uri in uris.items()},
+        input_digests=stores.ledger.digests(uris),
         config_digest=config,
         seed=order.seed,
         snapshot=inputs.snapshot,
@@ -238,7 +237,3 @@ def _environment() -> str:
 def _pretrained(project: Project, stores: Stores) -> Path | None:
     path = project.training.pretrained
     return path and project_file(stores.settings.projects, project.name).parent / path
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

@@ -5,7 +5,6 @@ The state document is written first and names the decision's URI, which is known
 Killed in between and run again, the stage finds its own request open and writes the decision that belongs to it.
 """
 
-import hashlib
 import logging
 from datetime import UTC, datetime
 
@@ -43,7 +42,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> TriggerDecision:
             id=decision_id,
             project=project.name,
             inputs={"drift_report": inputs.drift_report},
-            input_digests={"drift_report": _sha256(stores, inputs.drift_report)},
+            input_digests=stores.ledger.digests({"drift_report": inputs.drift_report}),
             config_digest=policy,
             drift_report=inputs.drift_report,
             candidate=report.candidate,
@@ -80,7 +79,3 @@ def _settle(project: Project, stores: Stores, report: DriftReport, mine: str) ->
 
     stores.state.update(RetrainState, project.name, STATE, change)
     return decided
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()

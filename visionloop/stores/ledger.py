@@ -1,6 +1,8 @@
 """The append-only book of records: each written once under its id, none ever changed."""
 
+import hashlib
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import TypeVar
 
@@ -61,6 +63,11 @@ class Ledger:
     def uri(self, record: Record) -> str:
         """Where a record lies."""
         return self._objects.uri(layout.record(record.project, record.kind, record.id))
+
+    def digests(self, uris: Mapping[str, str]) -> dict[str, str]:
+        """SHA-256 of the bytes of each record, by its role: a new record's `input_digests`."""
+        read = {role: self._objects.get(self._objects.key(uri)) for role, uri in uris.items()}
+        return {role: hashlib.sha256(data).hexdigest() for role, data in read.items()}
 
     def all(self, kind: type[R], project: str) -> list[R]:
         """Every record of a kind, oldest first."""

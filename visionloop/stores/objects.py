@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
-from visionloop.errors import ConfigError, Conflict, NotFound, StoreError
+from visionloop.errors import ConfigError, Conflict, IntegrityError, NotFound, StoreError
 from visionloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,6 +109,15 @@ class _Addressed:
         if not uri.startswith(self.root + "/"):
             raise ConfigError(f"{uri} does not lie in the object store {self.root}")
         return uri.removeprefix(self.root + "/")
+
+
+def get_verified(objects: Objects, uri: str, sha256: str) -> bytes:
+    """The bytes at `uri`. Raises IntegrityError when they are not those that a record vouches for."""
+    data = objects.get(objects.key(uri))
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise IntegrityError(f"{uri}: expected SHA-256 {sha256}, found {found}: it was changed")
+    return data
 
 
 class S3Objects(_Addressed):

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from visionloop.serving.envoy import Addresses, write_initial
+from visionloop.serving.addresses import Addresses
+from visionloop.serving.envoy import write_initial
 from visionloop.settings import Settings, to_environ
 
 REPO = Path(__file__).resolve().parents[3]

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visionloop.errors import ConfigError
-from visionloop.serving.envoy import Addresses, bootstrap, descriptors, listener, read_addresses, write_initial
+from visionloop.serving.addresses import Addresses
+from visionloop.serving.envoy import bootstrap, descriptors, listener, read_addresses, write_initial
 from visionloop.serving.envoy import write_json as write_whole
 from visionloop.serving.envoy_clusters import LARGEST_CHECK_BYTES, cluster_names, render_clusters
 from visionloop.serving.envoy_routes import ModelRoute, read_routes, read_version, render_routes

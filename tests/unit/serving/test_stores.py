@@ -8,7 +8,8 @@ import pytest
 
 from visionloop.errors import ConfigError, StoreError
 from visionloop.project import parse_project
-from visionloop.serving.envoy import Addresses, write_initial
+from visionloop.serving.addresses import Addresses
+from visionloop.serving.envoy import write_initial
 from visionloop.settings import Settings
 from visionloop.stores.routes import open_routes
 from visionloop.stores.triton import _one_line, open_lane

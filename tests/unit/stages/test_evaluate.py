@@ -124,7 +124,7 @@ def test_a_checkpoint_or_champion_that_is_not_what_its_record_says_is_refused(wo
     uri = world.training_run(snapshot)
     key = "corners/checkpoints/t1/epoch-000002/weights.safetensors"
     world.stores.objects.put(key, bad())
-    with pytest.raises(IntegrityError, match=r"weights\.safetensors has SHA-256"):
+    with pytest.raises(IntegrityError, match=r"weights\.safetensors: expected SHA-256"):
         world.evaluation(uri)
     world.stores.objects.put(key, good())
     world.champion(weak_onnx(), model_sha256="0" * 64)

@@ -1,6 +1,5 @@
 """Preflight: are the files those that were approved, does Triton load them, and does it answer as it did offline?"""
 
-import hashlib
 import logging
 from datetime import UTC, datetime
 
@@ -11,6 +10,7 @@ from visionloop.serving.golden import Golden, read_golden
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stores import Stores
+from visionloop.stores.objects import get_verified
 from visionloop.stores.triton import Lane, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -94,11 +94,7 @@ def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
     artifact = candidate.artifacts.get(name)
     if artifact is None:
         raise IntegrityError(f"candidate {candidate.id} has no {name}, only {', '.join(candidate.artifacts)}")
-    data = stores.objects.get(stores.objects.key(artifact.uri))
-    found = hashlib.sha256(data).hexdigest()
-    if found != artifact.sha256:
-        raise IntegrityError(f"{artifact.uri}: expected SHA-256 {artifact.sha256}, found {found}: it was changed")
-    return data
+    return get_verified(stores.objects, artifact.uri, artifact.sha256)
 
 
 def _refusal(rollout: Rollout) -> str | None:

@@ -1,6 +1,5 @@
 """One release in progress: what it is about, how far it came, and how it ends."""
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -96,7 +95,7 @@ class Rollout:
                 id=self.id,
                 project=self.project.name,
                 inputs=uris,
-                input_digests={role: _sha256(self.stores, uri) for role, uri in uris.items()},
+                input_digests=self.stores.ledger.digests(uris),
                 config_digest=self.project.config_digest("release", "serving"),
                 candidate=self.inputs.candidate,
                 approval=self.inputs.approval,
@@ -149,7 +148,3 @@ def empty_canary(project: Project, stores: Stores) -> None:
         stores.canary.unload(project.name)
     except (StoreError, ModelRefused) as error:
         log.warning("the canary lane was not unloaded: %s", error)
-
-
-def _sha256(stores: Stores, uri: str) -> str:
-    return hashlib.sha256(stores.objects.get(stores.objects.key(uri))).hexdigest()
