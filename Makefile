@@ -66,7 +66,8 @@ lock: $(STAMP) ## resolve requirements/*.in again
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
 
 clean: ## stop the servers; remove what runs and caches left (asks nothing: .visionloop goes, .venv stays)
-	@test ! -x $(BIN)/visionloop || $(BIN)/visionloop down || true
+	@test ! -x $(BIN)/visionloop || for home in .visionloop .visionloop/demo .visionloop/e2e/demo .visionloop/bench/stack-home; do \
+	  test ! -d $$home/stack || $(BIN)/visionloop --home $$home down || exit 1; done
 	rm -rf .visionloop .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

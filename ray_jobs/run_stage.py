@@ -23,15 +23,12 @@ STAGES = {
     "snapshot": "visionloop.stages.snapshot:run",
     "train": "visionloop.stages.train:run",
     "evaluate": "visionloop.stages.evaluate:run",
-    "gate": "visionloop.stages.gate:run",
     "package": "visionloop.stages.package:run",
-    "approve": "visionloop.stages.approve:run",
     "preflight": "visionloop.stages.release:preflight",
     "canary": "visionloop.stages.release:canary",
     "promote": "visionloop.stages.release:promote",
     "window": "visionloop.stages.monitor:window",
     "drift": "visionloop.stages.monitor:drift",
-    "trigger": "visionloop.stages.trigger:run",
 }
 
 log = logging.getLogger("visionloop.job")

@@ -12,7 +12,7 @@ READY = "_SUCCESS"
 
 def checked(name: str) -> str:
     """Return a project, batch or record name that is safe as a path segment, else raise ConfigError."""
-    if not NAME.match(name) or ".." in name:
+    if not NAME.fullmatch(name) or ".." in name:
         raise ConfigError(
             f"{name!r} cannot be a name: expected lower-case letters, digits, '.', '_' and '-', at most 128, "
             "beginning and ending with a letter or digit"

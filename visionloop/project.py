@@ -5,6 +5,8 @@ and the nearest key.
 """
 
 import difflib
+import math
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +20,9 @@ from visionloop import layout
 from visionloop.errors import ConfigError
 from visionloop.records import digest
 
+PRESETS = ("@once", "@continuous", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+_CRON_PART = r"(?:\*|\d+(?:-\d+)?|[A-Z]{3}(?:-[A-Z]{3})?)(?:/\d+)?"
+CRON_FIELD = re.compile(rf"{_CRON_PART}(?:,{_CRON_PART})*")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=layout.NAME.pattern, max_length=64)]
 
@@ -269,14 +274,19 @@ class Schedule(Section):
     retry_delay_seconds: float = Field(15.0, ge=0.0)
     """Between two tries."""
     pool: str = "default_pool"
-    """Airflow's pool that the tasks run in."""
+    """Airflow's pool that the tasks run in; any but the default one is made in Airflow first."""
 
     @field_validator("data", "monitor")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
-        if value is None or value.startswith("@") or len(value.split()) == 5 or period_seconds(value):
+        if value is None or value in PRESETS or period_seconds(value):
             return value
-        raise ValueError("expected a cron expression, a preset such as @hourly, or a period such as 30s, 10m, 2h")
+        fields = value.upper().split()
+        if len(fields) == 5 and all(CRON_FIELD.fullmatch(field) for field in fields):
+            return value
+        raise ValueError(
+            f"expected a cron expression, a preset ({', '.join(PRESETS)}), or a period such as 30s, 10m, 2h"
+        )
 
 
 class Project(Section):
@@ -296,6 +306,13 @@ class Project(Section):
     monitoring: Monitoring = Monitoring()
     schedule: Schedule = Schedule()
 
+    @field_validator("project")
+    @classmethod
+    def _is_a_path_segment(cls, value: str) -> str:
+        if ".." in value:
+            raise ValueError("a project's name has no two dots in a row")
+        return value
+
     @property
     def name(self) -> str:
         """The project's name, which is the model's name in the registry and in Triton too."""
@@ -310,7 +327,7 @@ def period_seconds(text: str) -> float | None:
     """Seconds of a period such as `30s`, `10m`, `2h`; None when the text is something else."""
     unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
     try:
-        return float(text[:-1]) * unit if unit and float(text[:-1]) > 0 else None
+        return float(text[:-1]) * unit if unit and 0 < float(text[:-1]) < math.inf else None
     except ValueError:
         return None
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
@@ -171,17 +172,21 @@ class RayJobOperator(BaseOperator):
         )
 
     def _try_to(self, ask: Callable[[RayJobs], Awaitable[T]]) -> T | None:
-        """Ask Ray once; a failure is logged, because something else is failing already."""
+        """Ask Ray once; a failure is logged, because something else is failing already.
+
+        In a thread, since `on_kill` comes as a signal and may find an event loop running in this one.
+        """
 
         async def once() -> T:
             async with open_jobs() as jobs:
                 return await ask(jobs)
 
-        try:
-            return asyncio.run(once())
-        except VisionLoopError as error:
-            self.log.error("%s", error)
-            return None
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                return thread.submit(asyncio.run, once()).result()
+            except VisionLoopError as error:
+                self.log.error("%s", error)
+                return None
 
     def _hint(self) -> str:
         return "Is Ray running? `visionloop status` shows, `visionloop logs ray` has its log"

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from visionloop import stack
 from visionloop.cli.stack import said
+from visionloop.errors import StackError
 from visionloop.project import load_project, project_file
-from visionloop.settings import Settings, load_settings
+from visionloop.settings import PREFIX, Settings, load_settings
 
 PROJECT = "fashion"
 
@@ -62,10 +63,16 @@ def demo(
 def _fresh_home(settings: Settings) -> Settings:
     """The demo's own folder below home, emptied: your own projects' data lie elsewhere and are not touched."""
     home = settings.home / "demo"
-    os.environ["VISIONLOOP_HOME"] = str(home)
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        del os.environ[name]  # servers that somebody else uses are not for a demo
+    os.environ |= {f"{PREFIX}HOME": str(home), f"{PREFIX}PROJECTS": str(settings.projects)}
     stack.down(load_settings())
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    try:
+        if home.exists():
+            shutil.rmtree(home)
+        home.mkdir(parents=True)
+    except OSError as error:
+        raise StackError(f"the last demo in {home} cannot be removed: {error}") from None
     return load_settings()
 
 

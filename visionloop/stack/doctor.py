@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import sys
-import sysconfig
 from pathlib import Path
 
 import psutil
@@ -15,13 +14,15 @@ from visionloop.stack.process import is_alive
 from visionloop.stack.service import SHARED_MEMORY, program, servers_folder
 from visionloop.stack.services import ALL
 from visionloop.stack.status import Check, read_state
+from visionloop.stack.triton import missing_library, python_library
 
 PYTHONS = ((3, 11), (3, 12))
 LEAST_DISK_GB = 5.0
-LEAST_MEMORY_GB = 8.0
+LEAST_MEMORY_GB = 7.5
+"""What the kernel leaves of 8 GiB."""
 LEAST_SHARED_MB = 64
-DATA_FILE = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
-"""Where Debian's package puts the example's images."""
+DATA_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path(sys.prefix) / "opt/fashion-mnist/FashionMNIST/raw")
+"""Where Debian's package, and where torchvision, puts the example's images."""
 
 
 def doctor(settings: Settings) -> list[Check]:
@@ -73,13 +74,9 @@ def check_servers() -> Check:
 
 def check_library() -> Check:
     """Triton's stub links the shared library of this Python."""
-    name = str(sysconfig.get_config_var("INSTSONAME"))
-    folders = [str(sysconfig.get_config_var("LIBDIR")), "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
-    found = next((folder for folder in folders if (Path(folder) / name).exists()), None)
-    advice = (
-        "" if found else f"install the shared library of this Python ({name}), for example the package libpython3-dev"
-    )
-    return Check(name="shared library of Python", ok=found is not None, found=found or "not found", advice=advice)
+    name, folder = python_library()
+    advice = "" if folder else missing_library(name)
+    return Check(name="shared library of Python", ok=folder is not None, found=folder or "not found", advice=advice)
 
 
 def check_home(home: Path) -> Check:
@@ -103,7 +100,7 @@ def check_memory() -> Check:
     """Room for the servers (4 GiB) and for training."""
     total_gb = psutil.virtual_memory().total / 2**30
     ok = total_gb >= LEAST_MEMORY_GB
-    advice = "" if ok else f"{LEAST_MEMORY_GB:.0f} GiB are needed for the stack and a training"
+    advice = "" if ok else "8 GiB are needed for the stack and a training"
     return Check(name="memory", ok=ok, found=f"{total_gb:.1f} GiB", advice=advice)
 
 
@@ -137,7 +134,6 @@ def check_ports(settings: Settings) -> list[Check]:
 
 def check_data() -> Check:
     """The images of the example project."""
-    ok = DATA_FILE.exists()
-    found = str(DATA_FILE.parent) if ok else "not installed"
-    advice = "" if ok else "`make demo` downloads the images, or install the Debian package dataset-fashion-mnist"
-    return Check(name="example data", ok=ok, found=found, advice=advice)
+    folder = next((place for place in DATA_FOLDERS if (place / "train-images-idx3-ubyte.gz").exists()), None)
+    advice = "" if folder else "`make demo` downloads the images, or install the Debian package dataset-fashion-mnist"
+    return Check(name="example data", ok=folder is not None, found=str(folder or "not installed"), advice=advice)

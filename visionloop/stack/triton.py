@@ -25,8 +25,23 @@ def name_of(lane: str) -> str:
     return f"triton-{lane}"
 
 
+def python_library() -> tuple[str, str | None]:
+    """Name of the shared library of this Python, which Triton's stub links, and the folder that it is in, if any."""
+    name = str(sysconfig.get_config_var("INSTSONAME"))
+    folders = [str(sysconfig.get_config_var("LIBDIR")), "/usr/lib/x86_64-linux-gnu", "/usr/lib64"]
+    return name, next((folder for folder in folders if (Path(folder) / name).exists()), None)
+
+
+def missing_library(name: str) -> str:
+    """What to do without it."""
+    return f"install the shared library of this Python ({name}), for example the package libpython3-dev"
+
+
 def prepare(lane: str, ctx: Context, step: Step) -> None:
     """Make the lane's folders, link the backends, and sweep the shared memory of a killed predecessor."""
+    library, found = python_library()
+    if found is None:
+        raise StackError(f"{name_of(lane)}: no model could be loaded: {missing_library(library)}")
     ctx.folder("model_repository", lane)
     ctx.folder("stack", "empty")
     backends = ctx.folder("stack", "backends")

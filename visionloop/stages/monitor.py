@@ -120,11 +120,12 @@ def drift(project: Project, inputs: DriftInputs, stores: Stores) -> DriftReport:
     began = time.monotonic()
     comparison = compare(reference, samples, project.task.classes, project.monitoring)
     log.info("compared %d with %d samples in %.1f s", len(samples), len(reference.samples), time.monotonic() - began)
+    uris = {"window": inputs.window, "candidate": record.candidate}
     report = DriftReport(
         id=report_id,
         project=project.name,
-        inputs={"window": inputs.window, "candidate": record.candidate},
-        input_digests=stores.ledger.digests({"window": inputs.window}),
+        inputs=uris,
+        input_digests=stores.ledger.digests(uris),
         config_digest=config,
         window=inputs.window,
         candidate=record.candidate,

@@ -60,10 +60,12 @@ def _taken(
     version = stores.datasets.tag(project.name, tag, appended.version)
     classes = stores.datasets.tally(project.name, version, "label")
     log.info("snapshot %s: version %d, %d samples added", found, version, appended.added)
+    inputs = {"validation": validation_uri, "ingest": validation.inputs["ingest"]}
     return Snapshot(
         id=found,
         project=project.name,
-        inputs={"validation": validation_uri, "ingest": validation.inputs["ingest"]},
+        inputs=inputs,
+        input_digests=stores.ledger.digests(inputs),
         config_digest=project.config_digest("data"),
         dataset_uri=stores.datasets.uri(project.name),
         version=version,

@@ -70,6 +70,7 @@ def _validated(project: Project, ingest_uri: str, ingest: Ingest, found: str, st
         id=found,
         project=project.name,
         inputs={"ingest": ingest_uri, "dataset": f"{stores.datasets.uri(project.name)}#version={version}"},
+        input_digests=stores.ledger.digests({"ingest": ingest_uri}),
         config_digest=project.config_digest("task", "data"),
         batch=ingest.batch,
         outcome=verdict.outcome,

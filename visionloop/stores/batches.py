@@ -1,5 +1,6 @@
 """Delivered batches in the object store: their files, read so that an outage is only a delay, and which are settled."""
 
+import hashlib
 import json
 import logging
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from visionloop import layout
-from visionloop.errors import Conflict, DataError, NotFound, StoreError
+from visionloop.errors import ConfigError, Conflict, DataError, NotFound, StoreError
 from visionloop.records import digest
 from visionloop.stores.objects import ObjectInfo, Objects
 
@@ -17,6 +18,8 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 120.0
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 4.0
+LARGEST_MARKER_BYTES = 4096
+"""A larger marker is no delivery note, and is not read."""
 
 
 class StoredFiles:
@@ -41,7 +44,7 @@ class StoredFiles:
             raise DataError(
                 f"batch {self.batch} {state}: {self._objects.uri(self._prefix + layout.READY)} is not there"
             )
-        promised = _promised(self.read(layout.READY))
+        promised = _promised(self.read(layout.READY)) if self._marker.size_bytes <= LARGEST_MARKER_BYTES else None
         if promised is not None and promised != len(self.sizes):
             raise DataError(
                 f"batch {self.batch} is not as it was delivered: {promised} files were, {len(self.sizes)} are there"
@@ -53,7 +56,7 @@ class StoredFiles:
 
     def open(self, name: str) -> BinaryIO:
         """A stream of a local copy, fetched once."""
-        path = self._folder / name
+        path = self._folder / hashlib.sha256(name.encode()).hexdigest()  # a name from outside is no path
         if not path.exists():
             patiently(lambda: self._objects.download(self._prefix + name, path))
         return path.open("rb")
@@ -70,7 +73,11 @@ def unsettled(objects: Objects, project: str) -> list[str]:
     settled = {item.key for item in objects.scan(layout.settled(project))}
     found = []
     for batch in objects.folders(layout.incoming(project)):
-        key = layout.ready(project, batch)
+        try:
+            key = layout.ready(project, batch)
+        except ConfigError as error:
+            log.warning("left alone below %s: %s", objects.uri(layout.incoming(project)), error)
+            continue
         found += [(item.modified, batch, _delivery(item)) for item in objects.scan(key) if item.key == key]
     return [batch for _, batch, named in sorted(found) if layout.settled(project, batch, named) not in settled]
 

@@ -162,6 +162,22 @@ def test_a_worker_that_is_killed_by_a_user_stops_the_job(ray, ti):
     assert ray.stopped == [name(ti)]
 
 
+def test_a_kill_that_comes_while_the_job_is_placed_stops_it_too(ray, ti, monkeypatch):
+    """Airflow calls `on_kill` in a signal's handler, wherever the process is: in an event loop, here."""
+    seen = operator()
+    placed = seen._find_or_submit
+
+    async def place_and_be_killed(*arguments):
+        await placed(*arguments)
+        seen.on_kill()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seen, "_find_or_submit", place_and_be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        seen.execute({"ti": ti})
+    assert ray.stopped == [name(ti)]
+
+
 def test_a_timeout_is_handed_to_airflow(ray, ti):
     with pytest.raises(TaskDeferred) as deferred:
         operator(timeout_seconds=90).execute({"ti": ti})

@@ -138,3 +138,28 @@ def test_no_document_breaks_the_parser(document: object) -> None:
         assert isinstance(parse_project(yaml.safe_dump(document), PATH), Project)
     except ConfigError as error:
         assert str(error).startswith(f"{PATH}:")
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"),
+    [
+        ("@hourly", True),
+        ("@foo", False),
+        ("0 3 * * 1", True),
+        ("*/15 8-18 * jan-mar MON,FRI", True),
+        ("a b c d e", False),
+        ("0 3 * *", False),
+        ("30s", True),
+        ("infs", False),
+    ],
+)
+def test_a_schedule_that_airflow_would_not_read_is_refused_here(text: str, fine: bool) -> None:
+    given = MINIMAL + f"schedule: {{data: '{text}'}}\n"
+    if fine:
+        assert parse_project(given, PATH).schedule.data == text
+    else:
+        assert f"{PATH}:10: schedule.data" in faults(given)
+
+
+def test_a_name_that_is_no_path_segment_is_refused() -> None:
+    assert "no two dots in a row" in faults(MINIMAL.replace("project: p", "project: a..b"))

@@ -484,6 +484,24 @@ def test_rollback_calls_off_a_release_at_any_stage(world: World, until: str) -> 
     check(world, 1)
 
 
+def test_a_rollback_at_the_moment_of_the_promotion_stands(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alias is set already, the record is not: the rollback's record comes first, so its word counts."""
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    release.canary(world.project, inputs, world.stores)
+    set_champion = world.registry.set_champion
+
+    def and_a_rollback(project: str, version: int | None) -> None:
+        monkeypatch.undo()
+        release.rollback(world.project, BACK, world.stores)
+        set_champion(project, version)
+
+    monkeypatch.setattr(world.registry, "set_champion", and_a_rollback)
+    assert release.promote(world.project, inputs, world.stores).outcome == "rolled_back"
+    check(world, 1)
+
+
 def test_a_first_release_that_is_called_off_leaves_nothing(world: World) -> None:
     inputs = world.inputs(world.candidate(1))
     release.preflight(world.project, inputs, world.stores)

@@ -148,6 +148,13 @@ def test_waiting_batches(stores: Stores) -> None:
     assert ingest.waiting(project(), stores) == ["refused"]
 
 
+def test_a_folder_that_is_no_name_keeps_nobody_waiting(stores: Stores, caplog: pytest.LogCaptureFixture) -> None:
+    stores.objects.put("p/incoming/Photos Monday/_SUCCESS", b"")
+    deliver(folder_batch(4), stores, "good")
+    assert ingest.waiting(project(), stores) == ["good"]
+    assert "'Photos Monday' cannot be a name" in caplog.text
+
+
 def test_an_unreadable_batch_is_set_aside_until_it_is_delivered_again(stores: Stores) -> None:
     """It must not keep those behind it waiting for ever."""
     images, labels = idx_batch(4).items()

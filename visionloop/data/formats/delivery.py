@@ -11,6 +11,7 @@ from visionloop.errors import DataError
 
 DESCRIPTION = "batch.json"
 TABLE = "metadata.csv"
+LARGEST_DESCRIPTION_BYTES = 64 << 20
 
 
 class Files(Protocol):
@@ -82,12 +83,21 @@ def payload(files: Files) -> list[str]:
     return [name for name in files.sizes if name not in (DESCRIPTION, TABLE) and not _litter(name)]
 
 
+def read_small(files: Files, name: str) -> bytes:
+    """A file that people write, whole. Raises DataError for one that is too large to be that."""
+    if files.sizes[name] > LARGEST_DESCRIPTION_BYTES:
+        raise DataError(
+            f"{name} of batch {files.batch} has {files.sizes[name]:,} bytes, allowed {LARGEST_DESCRIPTION_BYTES:,}"
+        )
+    return files.read(name)
+
+
 def described(files: Files) -> dict[str, str]:
     """The metadata that `batch.json` gives to every sample. Raises DataError when it is something else."""
     if DESCRIPTION not in files.sizes:
         return {}
     try:
-        found = json.loads(files.read(DESCRIPTION))["metadata"]
+        found = json.loads(read_small(files, DESCRIPTION))["metadata"]
         return {str(key): str(value) for key, value in found.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from visionloop.data.formats.delivery import TABLE, Context, Delivered, Files, payload
+from visionloop.data.formats.delivery import TABLE, Context, Delivered, Files, payload, read_small
 from visionloop.data.images import MAX_FILE_BYTES
 from visionloop.errors import DataError
 
@@ -73,7 +73,7 @@ def _table(files: Files, names: list[str]) -> dict[str, dict[str, str]]:
 
 def _lines(files: Files) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        reader = csv.DictReader(io.StringIO(files.read(TABLE).decode("utf-8-sig"), newline=""), strict=True)
+        reader = csv.DictReader(io.StringIO(read_small(files, TABLE).decode("utf-8-sig"), newline=""), strict=True)
         if "file" not in (reader.fieldnames or []):
             raise DataError(f"{TABLE} of batch {files.batch}: expected a column `file`, found {reader.fieldnames}")
         for row in reader:

@@ -34,6 +34,9 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     stores.routes.set(project, stable=100, canary=0)
     stores.registry.set_champion(project.name, rollout.candidate.version)
     release = rollout.record("promoted", f"canary steps passed: {len(state.steps)}; the last: {state.steps[-1].reason}")
+    if release.outcome != "promoted":  # called off at this very moment, which stands
+        put_back(project, rollout.serving(), stores)
+        return release
     log.info("version %d of %s serves", release.version, project.name)
     _tell(rollout, release)
     rollout.tidy()
