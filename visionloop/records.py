@@ -276,6 +276,10 @@ class Release(Record):
     kind: ClassVar[str] = "release"
     candidate: str
     approval: str
+    decided_by: str = ""
+    decided_at: datetime | None = None
+    decision_reason: str = ""
+    """Who let it go or did not, when and why, as the approval's record has it."""
     version: int
     model_sha256: str
     previous_version: int | None

@@ -61,6 +61,9 @@ def test_one_record_of_each_link_for_each_turn(demo: Demo) -> None:
         assert validation.accepted + validation.quarantined == validation.delivered
     requests = [decision for decision in ledger.all(TriggerDecision, PROJECT) if decision.action == "retrain"]
     assert len(requests) == 1
+    for release in ledger.all(Release, PROJECT):
+        approval = ledger.get(Approval, release.approval)
+        assert (release.decided_by, release.decided_at) == (approval.by, approval.created_at)
     assert any(report.drifted for report in ledger.all(DriftReport, PROJECT))
 
 

@@ -78,6 +78,9 @@ def test_the_record_names_candidate_approval_and_model(world: World) -> None:
     done = world.go(inputs)
     assert (done.candidate, done.approval) == (inputs.candidate, inputs.approval)
     assert done.model_sha256 == world.stores.ledger.get(Candidate, inputs.candidate).model_sha256
+    approval = world.stores.ledger.get(Approval, inputs.approval)
+    said = (approval.by, approval.created_at, approval.reason)
+    assert (done.decided_by, done.decided_at, done.decision_reason) == said
     assert set(done.input_digests) == {"candidate", "approval"}
     assert world.registry.tags[1]["visionloop.release"] == world.stores.ledger.uri(done)
 
