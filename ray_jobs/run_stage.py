@@ -17,18 +17,21 @@ from visionloop.records import Record
 from visionloop.settings import load_settings
 from visionloop.stores import Stores, connect
 
+# Not `approve`: a person decides, in Airflow or by REST, and no job may say that one did.
 STAGES = {
     "ingest": "visionloop.stages.ingest:run",
     "validate": "visionloop.stages.validate:run",
     "snapshot": "visionloop.stages.snapshot:run",
     "train": "visionloop.stages.train:run",
     "evaluate": "visionloop.stages.evaluate:run",
+    "gate": "visionloop.stages.gate:run",
     "package": "visionloop.stages.package:run",
     "preflight": "visionloop.stages.release:preflight",
     "canary": "visionloop.stages.release:canary",
     "promote": "visionloop.stages.release:promote",
     "window": "visionloop.stages.monitor:window",
     "drift": "visionloop.stages.monitor:drift",
+    "trigger": "visionloop.stages.trigger:run",
 }
 
 log = logging.getLogger("visionloop.job")

@@ -1,7 +1,7 @@
 """Running stacks for the integration tests: real servers in a folder and on ports of their own, ended in any case.
 
-`s3_settings` starts in seconds; `serving_settings` has the object store, both lanes, capture and the endpoint;
-`full_settings` is all that `visionloop up` starts. Each is shared by the whole test session: kill nothing in it.
+Each folder of tests has the stack that it needs, ended with its last test: servers that nobody asks slow the others.
+`s3_settings` is small, and shared by all: kill nothing in it.
 """
 
 import contextlib
@@ -37,18 +37,4 @@ def running_stack(only: Collection[str] | None = None) -> Iterator[Settings]:
 def s3_settings() -> Iterator[Settings]:
     """Settings of a running object store."""
     with running_stack(["s3"]) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="session")
-def serving_settings() -> Iterator[Settings]:
-    """Settings of a running object store, two lanes, the capture service, and the endpoint before them."""
-    with running_stack(["s3", "triton", "envoy"]) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="session")
-def full_settings() -> Iterator[Settings]:
-    """Settings of the whole stack."""
-    with running_stack() as settings:
         yield settings

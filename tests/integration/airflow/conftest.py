@@ -189,7 +189,7 @@ class Loop:
         (self.settings.home / "airflow" / "dags" / f"{name}.py").write_text(text)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def loop() -> Iterator[Loop]:
     """Object store, Ray, MLflow, Airflow; a project whose gate lets a quickly trained model pass; its first batch."""
     with running_stack(list(SERVICES)) as settings:
@@ -214,7 +214,7 @@ class TrainRun:
     state: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained(loop: Loop) -> TrainRun:
     """The train DAG, run by hand on the snapshot that the data DAG has made; its scheduler dies in the middle."""
     assert loop.ended(DATA, loop.data_run) == "success", loop.airflow.task_states(DATA, loop.data_run)

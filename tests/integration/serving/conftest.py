@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import running_stack
 from visionloop.project import Project, load_project
 from visionloop.serving.triton_config import render
 from visionloop.settings import Settings
@@ -31,16 +32,17 @@ release: {{ approval: automatic, canary_percent: [20, 60], step_requests: 60, ma
 
 @dataclass(frozen=True)
 class Shared:
-    """The session's stack, and a folder for what tests make."""
+    """These tests' stack, and a folder for what tests make."""
 
     settings: Settings
     folder: Path
 
 
-@pytest.fixture(scope="session")
-def running(serving_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+@pytest.fixture(scope="package")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """The embedded stack's serving half, on S3, shared by the tests that kill nothing."""
-    return Shared(serving_settings, tmp_path_factory.mktemp("models"))
+    with running_stack(["s3", "triton", "envoy"]) as settings:
+        yield Shared(settings, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.integration.conftest import REPO
+from tests.integration.conftest import REPO, running_stack
 from visionloop import stack
 from visionloop.settings import Settings
 from visionloop.stack.process import family, identity_of
@@ -36,6 +37,13 @@ def status_of(url: str) -> int:
     except urllib.error.HTTPError as error:
         return error.code
     return 200
+
+
+@pytest.fixture(scope="module")
+def full_settings() -> Iterator[Settings]:
+    """Settings of the whole stack."""
+    with running_stack() as settings:
+        yield settings
 
 
 def pids_of(settings: Settings) -> set[int]:

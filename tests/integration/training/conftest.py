@@ -198,7 +198,7 @@ def until(found: Callable[[], T], what: str, *, more: Callable[[], str] = str, s
     return answer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """Object store, MLflow and Ray."""
     with running_stack(["s3", "mlflow", "ray"]) as settings:
