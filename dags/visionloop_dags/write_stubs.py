@@ -4,9 +4,9 @@ python dags/visionloop_dags/write_stubs.py --projects projects --out .visionloop
 """
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
+
+from visionloop.atomic import write_whole
 
 MARK = "# Written by visionloop's write_stubs.py: an Airflow DAG file per project. Changes here are lost."
 STUB = """{mark}
@@ -23,20 +23,11 @@ def write_stubs(projects: Path, out: Path) -> list[Path]:
     for stub, path in wanted.items():
         text = STUB.format(mark=MARK, path=str(path))
         if not stub.is_file() or stub.read_text() != text:
-            _replace(stub, text)
+            write_whole(stub, text, mode=0o644)  # Airflow reads at any moment
     for stale in set(out.glob("*.py")) - set(wanted):
         if stale.read_text().startswith(MARK):
             stale.unlink()
     return list(wanted)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Airflow reads at any moment: whole or not at all."""
-    handle, part = tempfile.mkstemp(prefix=".stub-", dir=path.parent)
-    with os.fdopen(handle, "w") as stream:
-        stream.write(text)
-    Path(part).replace(path)
-    path.chmod(0o644)
 
 
 def main() -> None:

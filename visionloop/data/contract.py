@@ -22,7 +22,6 @@ from visionloop.records import Check
 
 COLUMNS = ("path", "sample_id", "label", "group", "size_bytes", "height", "width", "channels", "brightness", "error")
 """What the contract needs of the ingest table: everything except the images and the metadata."""
-Severity = Literal["error", "quarantine", "warn"]
 
 
 @dataclass(frozen=True)

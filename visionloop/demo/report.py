@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
+from visionloop.atomic import write_whole
 from visionloop.records import CanaryStep
 
 
@@ -86,10 +87,7 @@ class Report(Part):
 
 def write(report: Report, path: Path) -> None:
     """Write `report.json` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(report.model_dump_json(indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, report.model_dump_json(indent=1) + "\n", mode=0o644)
 
 
 def show(report: Report, console: Console) -> None:

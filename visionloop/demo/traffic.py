@@ -1,7 +1,6 @@
 """Product traffic: images sent to the endpoint, answers compared with the truth, measured or in the background."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -42,12 +41,11 @@ class Served:
         return self.right / self.images if self.images else 0.0
 
 
-def serve(client: Client, camera: Camera, progress: Callable[[int], None] = lambda done: None) -> Served:
+def serve(client: Client, camera: Camera) -> Served:
     """Send every image once, some per request as a product does, and count the right answers."""
     served = Served()
     for start in range(0, len(camera.images), IMAGES_PER_REQUEST):
         _request(client, camera.part(start, start + IMAGES_PER_REQUEST), served)
-        progress(served.images)
     return served
 
 

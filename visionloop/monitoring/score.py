@@ -3,16 +3,16 @@
 import hashlib
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from visionloop.errors import IntegrityError, StageError
 from visionloop.monitoring.properties import properties, property_names, rows_at_once
 from visionloop.monitoring.samples import Samples
+from visionloop.packaging.graph import INPUT, OUTPUTS
+from visionloop.packaging.session import open_session
 
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float32]
-OUTPUTS = ("probabilities", "embedding")
 
 
 class Scorer:
@@ -23,9 +23,7 @@ class Scorer:
         found = hashlib.sha256(model).hexdigest()
         if found != sha256:
             raise IntegrityError(f"model.onnx has SHA-256 {found}, its candidate's record says {sha256}")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(model)
         outputs = {output.name for output in self._session.get_outputs()}
         missing = [name for name in OUTPUTS if name not in outputs]
         if missing:
@@ -38,7 +36,7 @@ class Scorer:
         return np.concatenate([p for p, _ in parts]), np.concatenate([e for _, e in parts])
 
     def _run(self, images_NHWC: Pixels) -> tuple[Matrix, Matrix]:
-        probabilities, embedding = self._session.run(list(OUTPUTS), {"image": np.ascontiguousarray(images_NHWC)})
+        probabilities, embedding = self._session.run(list(OUTPUTS), {INPUT: np.ascontiguousarray(images_NHWC)})
         return probabilities, embedding.reshape(len(embedding), -1)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from visionloop.errors import StageError
+from visionloop.packaging.graph import INPUT, OUTPUTS
 from visionloop.tasks.task import VisionTask
 from visionloop.training.model import VisionModel
 from visionloop.training.small_cnn import folded
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 OPSET = 18
 IR_VERSION = 10
-INPUT, OUTPUTS = "image", ("probabilities", "embedding")
 
 
 class Served(nn.Module):

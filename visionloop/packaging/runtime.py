@@ -3,11 +3,11 @@
 import hashlib
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from visionloop.errors import IntegrityError
-from visionloop.packaging.onnx import INPUT, OUTPUTS
+from visionloop.packaging.graph import INPUT, OUTPUTS
+from visionloop.packaging.session import open_session
 from visionloop.training.predict import Answers, Predictor
 
 BATCH = 500
@@ -18,10 +18,7 @@ def onnx_predictor(model: bytes, *, sha256: str | None = None, threads: int = 1)
     found = hashlib.sha256(model).hexdigest()
     if sha256 is not None and found != sha256:
         raise IntegrityError(f"model.onnx has SHA-256 {found}, its record says {sha256}")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = open_session(model, threads=threads)
 
     def predict(images_NHWC: NDArray[np.uint8]) -> Answers:
         parts = [

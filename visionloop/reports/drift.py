@@ -1,27 +1,20 @@
 """The drift report's page: verdict, what changed in words, histograms, images side by side. One file, no network."""
 
-import base64
 from dataclasses import dataclass
 from datetime import datetime
-from io import BytesIO
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
 
 from visionloop.monitoring.drift import PREDICTED, ColumnDrift, Comparison
 from visionloop.project import Monitoring
 from visionloop.records import DriftView
 from visionloop.reports.charts import class_bars, histogram
+from visionloop.reports.page import Pixels, data_uri, fill
 
-Pixels = NDArray[np.uint8]
 SHOWN = {"image": 4, "prediction": 2}
 """How many columns of a view are told in words and drawn; principal components say nothing to a person."""
 MAX_PERCENT = 3.0
 """Larger relative changes are left out: from a value near 0 everything is a thousand per cent away."""
-EXAMPLE_SIDE = 112
-"""Pixels that an example is shrunk to when it is larger."""
 
 TITLES = {"image": "What the images look like", "embedding": "What the model sees", "prediction": "What it answers"}
 
@@ -55,12 +48,10 @@ class Chart:
 
 def render(page: DriftPage, comparison: Comparison) -> str:
     """The page as HTML; it links to `evidently.html` and `drift.json` beside it."""
-    environment = Environment(
-        loader=PackageLoader("visionloop.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     ranked = sorted(comparison.columns, key=lambda column: column.threshold - column.score)
     readable = _readable(ranked)
-    return environment.get_template("drift.html").render(
+    return fill(
+        "drift.html",
         page=page,
         comparison=comparison,
         changed=[view for view in comparison.views if view.drifted],
@@ -71,8 +62,8 @@ def render(page: DriftPage, comparison: Comparison) -> str:
         severity=severity(comparison.auc),
         mix=mix(comparison),
         view_sentence=view_sentence,
-        reference_images=[_data_uri(image) for image in page.reference_examples],
-        window_images=[_data_uri(image) for image in page.window_examples],
+        reference_images=[data_uri(image) for image in page.reference_examples],
+        window_images=[data_uri(image) for image in page.window_examples],
     )
 
 
@@ -135,11 +126,3 @@ def _chart(column: ColumnDrift, classes: list[str]) -> Chart:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _data_uri(image: Pixels) -> str:
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

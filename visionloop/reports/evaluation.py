@@ -1,24 +1,19 @@
 """The evaluation's page: what the gate will say, bars with intervals, confusions, examples. One file, no network."""
 
-import base64
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
-from PIL import Image
 
+from visionloop.evaluation.metrics import confusion
 from visionloop.records import Evaluation, Interval, ScenarioResult, id_of
-
-Pixels = NDArray[np.uint8]
+from visionloop.reports.page import Pixels, data_uri, fill
 
 WIDTH, HEIGHT = 260, 34
 """Of an interval's drawing, in user units."""
 EXAMPLES = 18
 """At most of each kind."""
-EXAMPLE_SIDE = 112
 CONFUSED_CLASSES = 20
 """With more classes, the matrices show those that are confused most."""
 
@@ -80,11 +75,9 @@ class Matrix:
 
 def render(page: EvaluationPage) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("visionloop.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     fixed, broken = _examples(page)
-    return environment.get_template("evaluation.html").render(
+    return fill(
+        "evaluation.html",
         page=page,
         record=page.evaluation,
         id_of=id_of,
@@ -137,16 +130,12 @@ def draw(result: ScenarioResult) -> Markup:
 def matrices(page: EvaluationPage) -> list[Matrix]:
     """Confusions of champion and challenger on the clean samples, over the same classes."""
     answered, count = page.answered, len(page.classes)
-    whole = [("Challenger", _confusion(answered.targets, answered.challenger, count))]
+    whole = [("Challenger", confusion(answered.targets, answered.challenger, count))]
     if answered.champion is not None:
-        whole.insert(0, ("Champion", _confusion(answered.targets, answered.champion, count)))
+        whole.insert(0, ("Champion", confusion(answered.targets, answered.champion, count)))
     errors = np.sum([matrix - np.diag(np.diag(matrix)) for _, matrix in whole], axis=0)
     shown = np.sort(np.argsort(-(errors.sum(0) + errors.sum(1)), kind="stable")[:CONFUSED_CLASSES])
     return [_matrix(title, matrix, shown, page.classes) for title, matrix in whole]
-
-
-def _confusion(targets: NDArray[np.int64], answers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    return np.bincount(targets * count + answers, minlength=count * count).reshape(count, count)
 
 
 def _matrix(title: str, whole: NDArray[np.int64], shown: NDArray[np.int64], classes: list[str]) -> Matrix:
@@ -171,7 +160,7 @@ def _shown(page: EvaluationPage, rows: NDArray[np.int64]) -> list[Example]:
     rows = rows[np.argsort(answered.sample_ids[rows], kind="stable")][:EXAMPLES]
     return [
         Example(
-            src=_data_uri(answered.images[row]),
+            src=data_uri(answered.images[row]),
             truth=names[answered.targets[row]],
             before=None if answered.champion is None else names[answered.champion[row]],
             after=names[answered.challenger[row]],
@@ -183,11 +172,3 @@ def _shown(page: EvaluationPage, rows: NDArray[np.int64]) -> list[Example]:
 
 def _counts(results: list[ScenarioResult]) -> dict[str, int]:
     return {outcome: sum(r.outcome == outcome for r in results) for outcome in ("passed", "failed", "too_few")}
-
-
-def _data_uri(image: Pixels) -> str:
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

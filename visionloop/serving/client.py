@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop.errors import DataError, StoreError
+from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.project import Project
 from visionloop.serving.envoy_routes import LANE_HEADER, PROBE_HEADER, SESSION_HEADER
-from visionloop.serving.triton_config import INPUT, OUTPUT
 
 MESSAGE_BYTES = 16 << 20
 RECONNECT_MS = 100
@@ -121,7 +121,7 @@ class Client:
 
         request = service_pb2.ModelInferRequest(model_name=self._project.name)
         request.inputs.add(name=INPUT, datatype="UINT8", shape=images.shape)
-        request.outputs.add(name=OUTPUT)
+        request.outputs.add(name=PROBABILITIES)
         request.raw_input_contents.append(np.ascontiguousarray(images).tobytes())
         return request
 

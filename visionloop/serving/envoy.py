@@ -6,12 +6,11 @@ a file that is renamed into it takes effect within milliseconds, and one that is
 
 import base64
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from visionloop.atomic import write_whole
 from visionloop.serving.addresses import LOOPBACK, Addresses
 from visionloop.serving.envoy_clusters import render_clusters
 from visionloop.serving.envoy_routes import CAPTURE_FILTER, read_routes, render_routes
@@ -82,14 +81,7 @@ def listener(folder: Path, addresses: Addresses) -> Json:
 
 def write_json(path: Path, value: Json) -> None:
     """Replace a file by rename, which is what Envoy watches for; a reader sees the old or the new one, whole."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "w") as out:
-            json.dump(value, out, indent=1)
-        Path(part).rename(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(value, indent=1))
 
 
 def _connection_manager(folder: Path, addresses: Addresses) -> Json:

@@ -20,7 +20,6 @@ LATENCY_HEADER = "x-latency-us"
 METADATA = "visionloop"
 PER_TRY_SECONDS = 2.0
 """How long the canary may take before the stable lane is asked instead."""
-FRACTION = {100.0: "HUNDRED", 1_000_000.0: "MILLION"}
 RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
@@ -84,11 +83,6 @@ def read_routes(document: Json) -> dict[str, ModelRoute]:
                 if entry:
                     found[entry["model"]] = ModelRoute(**{**entry, "image": tuple(entry["image"])})
     return found
-
-
-def read_version(document: Json) -> str:
-    """The version that the writer gave a file."""
-    return str(document.get("version_info", ""))
 
 
 _NO_PROBE: Json = {

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from visionloop.errors import DataError
-from visionloop.serving.triton_config import INPUT, OUTPUT
+from visionloop.packaging.graph import INPUT, PROBABILITIES
 
 DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
 LARGEST_BYTES = 64 << 20
@@ -71,7 +71,7 @@ def _read_http(request: Message, response: Message) -> tuple[str, int, Any, Any]
     asked, asked_raw = _http_parts(request)
     said, said_raw = _http_parts(response)
     images = _http_tensor(asked["inputs"], asked_raw, INPUT)
-    probabilities = _http_tensor(said["outputs"], said_raw, OUTPUT)
+    probabilities = _http_tensor(said["outputs"], said_raw, PROBABILITIES)
     return said["model_name"], int(said["model_version"]), images, probabilities
 
 
@@ -101,7 +101,7 @@ def _read_grpc(request: Message, response: Message) -> tuple[str, int, Any, Any]
     asked = service_pb2.ModelInferRequest.FromString(_grpc_payload(request))
     said = service_pb2.ModelInferResponse.FromString(_grpc_payload(response))
     images = _grpc_tensor(asked.inputs, asked.raw_input_contents, INPUT)
-    probabilities = _grpc_tensor(said.outputs, said.raw_output_contents, OUTPUT)
+    probabilities = _grpc_tensor(said.outputs, said.raw_output_contents, PROBABILITIES)
     return said.model_name, int(said.model_version), images, probabilities
 
 

@@ -5,7 +5,6 @@ comes first, `config.pbtxt` is replaced last, and the old version's folder goes 
 """
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionloop import layout
+from visionloop.atomic import PART_PREFIX, write_whole
 from visionloop.errors import IntegrityError
 
 CONFIG = "config.pbtxt"
@@ -36,7 +36,7 @@ class Entry:
         if found != sha256:
             raise IntegrityError(f"{self.folder.name} version {version}: expected SHA-256 {sha256}, found {found}")
         self._write_version(version, model, sha256)
-        _replace(self.folder / CONFIG, config.encode())
+        write_whole(self.folder / CONFIG, config, mode=0o644)
 
     def config(self) -> str | None:
         """The text of `config.pbtxt`, None where there is no entry."""
@@ -68,7 +68,7 @@ class Entry:
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=self.folder.parent.parent, prefix=".part-"))
+        aside = Path(tempfile.mkdtemp(dir=self.folder.parent.parent, prefix=PART_PREFIX))
         try:
             (aside / MODEL).write_bytes(model)
             aside.chmod(0o755)
@@ -81,14 +81,3 @@ class Entry:
 def entry(repository: Path, lane: str, model: str) -> Entry:
     """The entry of a model in a lane."""
     return Entry(repository / lane / layout.checked(model))
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    Path(part).chmod(0o644)
-    Path(part).rename(path)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
+from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.project import Project
-
-INPUT = "image"
-OUTPUT = "probabilities"
 
 
 def render(project: Project, version: int) -> str:
@@ -28,7 +26,7 @@ def render(project: Project, version: int) -> str:
         max_batch_size=policy.max_batch_size,
         version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=[version])),
         input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_UINT8, dims=dims)],
-        output=[pb.ModelOutput(name=OUTPUT, data_type=pb.TYPE_FP32, dims=[len(project.task.classes)])],
+        output=[pb.ModelOutput(name=PROBABILITIES, data_type=pb.TYPE_FP32, dims=[len(project.task.classes)])],
         instance_group=[pb.ModelInstanceGroup(count=policy.instances)],
         dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=policy.queue_delay_us),
         parameters={"intra_op_thread_count": pb.ModelParameter(string_value=str(policy.threads))},

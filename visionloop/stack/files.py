@@ -2,11 +2,11 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from visionloop.atomic import write_whole
 from visionloop.errors import StackError
 
 PRIVATE = 0o600
@@ -15,18 +15,8 @@ TAIL_BYTES = 16_384
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text` (mode 0600): written aside, flushed to the disk, renamed. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """Replace `path` by `text`, mode 0600. Raises OSError."""
+    write_whole(path, text, mode=PRIVATE)
 
 
 def secret(path: Path, make: Callable[[], str]) -> str:

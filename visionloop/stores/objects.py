@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
+from visionloop.atomic import PART_PREFIX, whole_file
 from visionloop.errors import ConfigError, Conflict, IntegrityError, NotFound, StoreError
 from visionloop.settings import Settings
 
@@ -179,7 +179,7 @@ class S3Objects(_Addressed):
         return self.uri(key)
 
     def download(self, key: str, path: Path) -> None:
-        with self._speaking(key), _whole_file(path) as part:
+        with self._speaking(key), whole_file(path) as part:
             self._client.download_file(self.bucket, self._full(key), str(part))
 
     def delete(self, key: str) -> None:
@@ -272,7 +272,7 @@ class FileObjects(_Addressed):
         self.root = f"file://{folder}"
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> str:
-        with _whole_file(self._path(key)) as part:
+        with whole_file(self._path(key)) as part:
             part.write_bytes(data)
         return self.uri(key)
 
@@ -306,7 +306,7 @@ class FileObjects(_Addressed):
     def scan(self, prefix: str) -> Iterator[ObjectInfo]:
         top = self._path(prefix.rpartition("/")[0])
         files = (
-            Path(base) / name for base, _, names in os.walk(top) for name in names if not name.startswith(".part-")
+            Path(base) / name for base, _, names in os.walk(top) for name in names if not name.startswith(PART_PREFIX)
         )
         for key, path in sorted((path.relative_to(self.folder).as_posix(), path) for path in files):
             if key.startswith(prefix):
@@ -318,12 +318,12 @@ class FileObjects(_Addressed):
         return sorted(entry.name for entry in top.iterdir() if entry.is_dir()) if top.is_dir() else []
 
     def upload(self, path: Path, key: str) -> str:
-        with _whole_file(self._path(key)) as part:
+        with whole_file(self._path(key)) as part:
             shutil.copyfile(path, part)
         return self.uri(key)
 
     def download(self, key: str, path: Path) -> None:
-        with self.open(key) as stream, _whole_file(path) as part, part.open("wb") as out:
+        with self.open(key) as stream, whole_file(path) as part, part.open("wb") as out:
             shutil.copyfileobj(stream, out, CHUNK_BYTES)
 
     def delete(self, key: str) -> None:
@@ -343,20 +343,6 @@ class FileObjects(_Addressed):
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".part-lock").open("w") as lock:
+        with (self.folder / f"{PART_PREFIX}lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` that becomes `path` when the block ends well, and vanishes when it doesn't."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -123,13 +123,6 @@ class Registry:
         with self._speaking():
             self._client.log_text(run_id, text, name)
 
-    def set_run_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tags of a run, overwriting those of the same name."""
-        from mlflow.entities import RunTag
-
-        with self._speaking():
-            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
     def finish(self, run_id: str, status: Status = "FINISHED") -> None:
         """End a run."""
         with self._speaking():
@@ -201,10 +194,6 @@ class Registry:
         """Where people look at a run."""
         with self._speaking():
             return f"{self.url}/#/experiments/{self._experiment(project)}/runs/{run_id}"
-
-    def version_url(self, project: str, version: int) -> str:
-        """Where people look at a version."""
-        return f"{self.url}/#/models/{project}/versions/{version}"
 
     @cached_property
     def _client(self) -> Any:

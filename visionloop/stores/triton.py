@@ -4,14 +4,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visionloop.errors import StageError, StoreError
+from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.serving.repository import Entry, entry
-from visionloop.serving.triton_config import INPUT, OUTPUT
 from visionloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ class Lane:
                 model,
                 [tensor],
                 model_version=str(version),
-                outputs=[InferRequestedOutput(OUTPUT)],
+                outputs=[InferRequestedOutput(PROBABILITIES)],
                 client_timeout=deadline_seconds,
             )
-        probabilities: NDArray[np.float32] = answer.as_numpy(OUTPUT)
+        probabilities: NDArray[np.float32] = answer.as_numpy(PROBABILITIES)
         return probabilities
 
     def statistics(self, model: str) -> dict[int, ModelStatistics]:
@@ -123,13 +124,11 @@ class Lane:
             for line in answer.model_stats
         }
 
-    @property
+    @cached_property
     def _client(self) -> "InferenceServerClient":
-        if not hasattr(self, "_made"):
-            from tritonclient.grpc import InferenceServerClient
+        from tritonclient.grpc import InferenceServerClient
 
-            self._made: Any = InferenceServerClient(self.address, channel_args=CHANNEL)
-        return self._made
+        return InferenceServerClient(self.address, channel_args=CHANNEL)
 
     @contextmanager
     def _speaking(self, model: str) -> Iterator[None]:

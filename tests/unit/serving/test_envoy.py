@@ -16,7 +16,7 @@ from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import bootstrap, descriptors, listener, read_addresses, write_initial
 from visionloop.serving.envoy import write_json as write_whole
 from visionloop.serving.envoy_clusters import LARGEST_CHECK_BYTES, cluster_names, render_clusters
-from visionloop.serving.envoy_routes import ModelRoute, read_routes, read_version, render_routes
+from visionloop.serving.envoy_routes import ModelRoute, read_routes, render_routes
 
 ADDRESSES = Addresses(
     listener_port=8500,
@@ -68,7 +68,7 @@ def test_the_table_is_its_own_memory(models: list[ModelRoute]) -> None:
     wanted = {entry.model: entry for entry in models}
     document = json.loads(json.dumps(render_routes(wanted, version="v7")))
     assert read_routes(document) == wanted
-    assert read_version(document) == "v7"
+    assert document["version_info"] == "v7"
 
 
 @pytest.mark.parametrize("document", [{}, {"resources": []}, {"resources": [{"virtual_hosts": [{}]}]}])
