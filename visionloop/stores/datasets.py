@@ -29,8 +29,9 @@ SplitName = Literal["train", "validation", "test"]
 MARK = "visionloop.snapshot"
 TRIES = 20
 ROWS_PER_FILE = 262_144
-# Lance's own defaults give up an outage of 20 s now and then; these ride out about two minutes.
-PATIENCE = {"client_max_retries": "30", "client_retry_timeout": "120", "connect_timeout": "5s", "timeout": "60s"}
+# Two minutes of retries, bounded by the time and not by their number: the waits between them are drawn at random
+# around 0.2 s and do not grow, so that 30 of them (Lance's default is fewer) can be over in 6 s.
+PATIENCE = {"client_max_retries": "10000", "client_retry_timeout": "120", "connect_timeout": "5s", "timeout": "60s"}
 
 SCHEMA = pa.schema(
     [
