@@ -57,11 +57,13 @@ class CaptureStream:
 
 async def open_server(stream: CaptureStream, address: str) -> Any:
     """A started gRPC server at `host:port`. Raises RuntimeError when the port is taken."""
-    from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as service
-    from grpc import aio
+    import grpc
 
-    server = aio.server(options=[("grpc.max_receive_message_length", LARGEST_BYTES), ("grpc.so_reuseport", 0)])
-    service.add_ExternalProcessorServicer_to_server(stream, server)
+    from visionloop.capture.messages import SERVICE, ProcessingRequest
+
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", LARGEST_BYTES), ("grpc.so_reuseport", 0)])
+    process = grpc.stream_stream_rpc_method_handler(stream.Process, ProcessingRequest.FromString)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Process": process})])
     server.add_insecure_port(address)
     await server.start()
     return server

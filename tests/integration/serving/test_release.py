@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from tests.unit.stages.made import training_run
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
-from visionloop.records import Release, RetrainState, RolloutState, TrainingRun
+from visionloop.records import Release, RetrainState, RolloutState
 from visionloop.stages import release
 from visionloop.stages.release import RollbackInputs
 from visionloop.stages.release.rollout import open_rollout
@@ -201,22 +202,7 @@ def test_a_newer_candidate_takes_over_and_the_older_process_stops(running):
 def test_the_retrain_request_is_closed_by_the_release_that_answers_it(running):
     here = world(running, "asked")
     request = f"{here.stores.objects.root}/asked/records/trigger_decision/req1.json"
-    run = TrainingRun(
-        id="run1",
-        project="asked",
-        snapshot="s",
-        retrain_request=request,
-        mlflow_run_id="m",
-        checkpoint_uri="c",
-        checkpoint_sha256="c",
-        epochs=1,
-        samples_seen=1,
-        workers=1,
-        device="cpu",
-        precision="fp32",
-        seconds=1.0,
-        metrics={},
-    )
+    run = training_run("run1", project="asked", retrain_request=request)
     here.stores.ledger.put(run)
     unasked = here.stores.ledger.put(run.model_copy(update={"id": "run0", "retrain_request": None}))
     here.stores.state.update(RetrainState, "asked", "retrain", lambda _: RetrainState(request=request))

@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-
 from tests.unit.serving.wire import grpc_raw, http_binary
 from visionloop.capture.exchange import Exchange
+from visionloop.capture.messages import ProcessingRequest
 from visionloop.serving.kserve import Message
 
 ANSWER = {":status": "200", "x-lane": "stable", "x-latency-us": "2500"}
@@ -14,7 +13,7 @@ ANSWER = {":status": "200", "x-lane": "stable", "x-latency-us": "2500"}
 
 def headers(kind: str, values: dict[str, str], *, end: bool = False) -> Any:
     """Heads of a request or a response, as Envoy sends them: values as bytes."""
-    message = pb.ProcessingRequest()
+    message = ProcessingRequest()
     part = getattr(message, kind)
     part.end_of_stream = end
     for key, value in values.items():
@@ -24,7 +23,7 @@ def headers(kind: str, values: dict[str, str], *, end: bool = False) -> Any:
 
 def body(kind: str, data: bytes, *, end: bool) -> Any:
     """A piece of a body."""
-    message = pb.ProcessingRequest()
+    message = ProcessingRequest()
     getattr(message, kind).body = data
     getattr(message, kind).end_of_stream = end
     return message
@@ -32,7 +31,7 @@ def body(kind: str, data: bytes, *, end: bool) -> Any:
 
 def trailers(values: dict[str, str]) -> Any:
     """What ends a gRPC answer."""
-    message = pb.ProcessingRequest()
+    message = ProcessingRequest()
     message.response_trailers.SetInParent()
     for key, value in values.items():
         message.response_trailers.trailers.headers.add(key=key, raw_value=value.encode())

@@ -19,10 +19,11 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.unit.stages.made import training_run
 from visionloop import layout
 from visionloop.errors import StoreError
 from visionloop.project import Project, parse_project
-from visionloop.records import Approval, Artifact, Candidate, Parity, Release, TrainingRun, record_id
+from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.repository import MODEL, Entry, entry
 from visionloop.settings import Settings
@@ -278,22 +279,7 @@ class World:
         return self.stores.ledger.all(Release, "p")
 
     def _training_run(self, key: str, request: str | None) -> str:
-        run = TrainingRun(
-            id=key,
-            project="p",
-            snapshot="s",
-            retrain_request=request,
-            mlflow_run_id="m",
-            checkpoint_uri="c",
-            checkpoint_sha256="c",
-            epochs=1,
-            samples_seen=1,
-            workers=1,
-            device="cpu",
-            precision="fp32",
-            seconds=1.0,
-            metrics={},
-        )
+        run = training_run(key, retrain_request=request)
         return self.stores.ledger.uri(self.stores.ledger.put(run))
 
     def _artifact(self, key: str, name: str, data: bytes) -> Artifact:

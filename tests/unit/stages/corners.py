@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from tests.unit.monitoring.world import add_snapshot, fit_model
+from tests.unit.stages.made import training_run
 from tests.unit.stages.registry import MemoryRegistry
 from tests.unit.training.shapes import TASK, ignore, recipe, samples
 from visionloop import layout
 from visionloop.project import Project, parse_project
-from visionloop.records import Artifact, Candidate, Evaluation, Parity, Snapshot, TrainingRun
+from visionloop.records import Artifact, Candidate, Evaluation, Parity, Snapshot
 from visionloop.settings import Settings
 from visionloop.stages import evaluate
 from visionloop.stores import Stores, connect
@@ -62,8 +63,8 @@ class World:
         weights = good() if weights is None else weights
         folder = layout.checkpoints(self.project.name, name)
         uri = self.stores.objects.put(f"{folder}epoch-000002/weights.safetensors", weights)
-        record = TrainingRun(
-            id=name,
+        record = training_run(
+            name,
             project=self.project.name,
             inputs={"snapshot": self.stores.ledger.uri(snapshot)},
             seed=3,
@@ -73,11 +74,6 @@ class World:
             checkpoint_sha256=hashlib.sha256(weights).hexdigest(),
             epochs=2,
             samples_seen=600,
-            workers=1,
-            device="cpu",
-            precision="fp32",
-            seconds=1.0,
-            metrics={},
         )
         return self.stores.ledger.uri(self.stores.ledger.put(record))
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.monitoring.world import add_release, make_project, make_stores
+from tests.unit.stages.made import training_run
 from visionloop.project import Project
-from visionloop.records import RetrainState, Snapshot, TrainingRun
+from visionloop.records import RetrainState, Snapshot
 from visionloop.stages.plan import Inputs, run
 from visionloop.stores import Stores
 
@@ -45,23 +46,7 @@ def add_snapshot(stores: Stores, version: int) -> Snapshot:
 
 def add_run(stores: Stores, snapshot: str) -> None:
     run_id = f"run-{snapshot.rsplit('/', 1)[-1].removesuffix('.json')}"
-    stores.ledger.put(
-        TrainingRun(
-            id=run_id,
-            project="p",
-            snapshot=snapshot,
-            mlflow_run_id="m",
-            checkpoint_uri="c",
-            checkpoint_sha256="0",
-            epochs=1,
-            samples_seen=1,
-            workers=1,
-            device="cpu",
-            precision="fp32",
-            seconds=1.0,
-            metrics={},
-        )
-    )
+    stores.ledger.put(training_run(run_id, snapshot=snapshot))
 
 
 def test_the_loops_first_two_turns(project: Project, stores: Stores) -> None:
