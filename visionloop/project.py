@@ -226,13 +226,21 @@ class Release(Section):
     canary_percent: list[int] = [10, 50]
     """Envoy's weights of the canary lane, one step each."""
     step_requests: int = Field(200, ge=20)
-    """Requests that each step must have seen in the canary lane."""
+    """Probes that the canary must have answered at each step, beside the live traffic."""
     max_error_rate: Share = 0.01
-    """Share of the canary's requests that may fail."""
+    """How much larger the share of failed requests may be in the canary than in the stable lane."""
     max_disagreement: Share = 0.01
     """Share of answers that may differ from those recorded offline for the lane's own model."""
-    max_latency_ratio: float = Field(3.0, gt=1.0)
-    """p95 of the canary over p95 of the stable lane."""
+    max_latency_ratio: float = Field(2.0, gt=1.0)
+    """A request is slow when it takes longer than this times the stable lane's p95."""
+    max_slow_share: Share = 0.05
+    """How much larger the share of slow requests may be in the canary than in the stable lane."""
+    false_alarm_rate: float = Field(0.05, gt=0.0, lt=1.0)
+    """Chance that a canary which is as good as allowed is rolled back, however often it is looked at."""
+    miss_rate: float = Field(0.05, gt=0.0, lt=1.0)
+    """Chance that a canary which is worse than allowed is promoted."""
+    max_probes: int = Field(10_000, ge=100)
+    """A canary that is neither shown to be good nor bad by then is rolled back."""
 
     @model_validator(mode="after")
     def _somebody_decides(self) -> "Release":

@@ -245,20 +245,26 @@ class Approval(Record):
     reason: str
 
 
+LaneName = Literal["stable", "canary"]
+
+
 class LaneEvidence(Frozen):
     """What one lane did during a step of the canary."""
 
-    lane: Literal["stable", "canary"]
-    requests: int
+    lane: LaneName
+    requests: int = 0
     """All that were sent its way, live traffic and probes."""
-    errors: int
+    errors: int = 0
     """Requests that it failed, also those that the other lane then answered."""
     probes: int = 0
     """Of its requests, those that the loop sent itself: their answers are known offline."""
-    disagreements: int
+    disagreements: int = 0
     """Probes whose answers differ from the ones recorded offline for that lane's model."""
-    latency_p50_ms: float
-    latency_p95_ms: float
+    slow: int = 0
+    """Probes that took longer than the rollout's `slow_ms`."""
+    latency_p50_ms: float = 0.0
+    latency_p95_ms: float = 0.0
+    """Of the newest probes, as their sender saw them."""
 
 
 class CanaryStep(Frozen):
@@ -266,8 +272,18 @@ class CanaryStep(Frozen):
 
     canary_percent: int
     lanes: list[LaneEvidence]
-    outcome: Literal["passed", "failed"]
+    outcome: Literal["open", "passed", "failed"]
+    """`open`: it is being filled, or the release ended before it was decided."""
     reason: str
+
+
+class Order(Frozen):
+    """What somebody wants of the release in progress."""
+
+    verb: Literal["pause", "resume", "promote"]
+    by: str
+    reason: str
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Release(Record):
@@ -284,6 +300,8 @@ class Release(Record):
     model_sha256: str
     previous_version: int | None
     steps: list[CanaryStep]
+    orders: list[Order] = []
+    """What people asked of it on its way."""
     outcome: Literal["promoted", "rolled_back", "rejected"]
     reason: str
 
@@ -360,7 +378,10 @@ class RolloutState(Frozen):
     approval: str | None = None
     phase: Literal["idle", "preflight", "canary", "promoting"] = "idle"
     canary_percent: int = 0
+    slow_ms: float | None = None
+    """A probe above this is slow; None: there is no stable lane to compare with, or it was not measured yet."""
     steps: list[CanaryStep] = []
+    orders: list[Order] = []
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 

@@ -1,86 +1,186 @@
-"""Is a step of the canary good enough to go on? Pure: evidence and policy in, outcome and reason out."""
+"""What is a canary's next move? Pure: recorded evidence, people's orders and the policy in; a move and its reason out.
 
+Three rates are held against what the policy allows: requests that failed, answers that differ from those recorded
+offline, probes that were slow. Each is tested on all evidence since the canary began (`sequential`), so that looking
+after every few requests costs no false alarm: a canary that is as good as allowed is rolled back with probability at
+most `false_alarm_rate` (shared out among the three), one that is worse in any of them is promoted with probability at
+most `miss_rate`. What cannot be told apart after `max_probes` is rolled back.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 from visionloop.project import Release as Policy
-from visionloop.records import LaneEvidence
+from visionloop.records import CanaryStep, LaneEvidence, LaneName, RolloutState
+from visionloop.serving.sequential import Finding, Rate, compare
 
 LATENCY_NOISE_MS = 20.0
 """On a shared machine p95 moves by this much from one moment to the next: smaller differences say nothing."""
-PROBES_FOR_LATENCY = 20
-"""Fewer probes have no p95 to compare with."""
+METRICS = 3
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Of one step."""
+class Move:
+    """What comes next, and why."""
 
-    outcome: Literal["passed", "failed"]
+    kind: Literal["step", "look", "wait", "promote", "roll_back"]
+    """`step`: begin the next one; `look`: gather more evidence; `wait`: somebody paused it."""
+    percent: int
+    """Weight of the canary lane meanwhile, 0 before the first step."""
     reason: str
 
 
-def judge(canary: LaneEvidence, stable: LaneEvidence | None, policy: Policy) -> Verdict:
-    """Errors first, then whether it was asked often enough, then answers, then latency; the first fault decides.
+@dataclass(frozen=True)
+class Measured:
+    """One of the rates, and what the test says of it."""
 
-    `stable` is None at the first release, when there is nothing to compare with.
-    """
-    found = (
-        _errors(canary, policy)
-        or _too_few(canary, policy)
-        or _disagreements(canary, policy)
-        or _latency(canary, stable, policy)
+    name: str
+    canary: Rate
+    stable: Rate | None
+    allowed: float
+    finding: Finding
+    reason: str
+    """Why it is worse; empty where it is not."""
+
+
+def decide(state: RolloutState, percents: Sequence[int], policy: Policy) -> Move:
+    """The next move of a rollout in its canary phase. Faults come first, then orders, then whether there is enough."""
+    steps = state.steps
+    percent = steps[-1].canary_percent if steps else 0
+    found = measure(steps, policy)
+    fault = next((one.reason for one in found if one.finding == "worse"), None)
+    fault = fault or next((step.reason for step in steps if step.outcome == "failed"), None)
+    if fault:
+        return Move("roll_back", percent, fault)
+    order = state.orders[-1] if state.orders else None
+    if order and order.verb == "promote":
+        return Move("promote", percent, f"by {order.by}: {order.reason}")
+    if order and order.verb == "pause":
+        return Move("wait", percent, f"paused at {percent} % by {order.by}: {order.reason}")
+    if steps and not _is_full(steps[-1], policy):
+        return Move("look", percent, "the step is not full")
+    if len(steps) < len(percents):
+        return Move("step", percents[len(steps)], describe(steps) if steps else "the first step")
+    return _last(found, steps, percent, policy)
+
+
+def measure(steps: Sequence[CanaryStep], policy: Policy) -> list[Measured]:
+    """The three rates over all steps."""
+    canary, stable = total(steps, "canary"), total(steps, "stable")
+    beside = bool(stable.requests)
+    return [
+        _tested(
+            "requests failed",
+            _rate(canary.errors, canary.requests),
+            _rate(stable.errors, stable.requests) if beside else None,
+            policy.max_error_rate,
+            policy,
+        ),
+        _tested(
+            "answers differ from those recorded offline",
+            _rate(canary.disagreements, canary.probes),
+            None,
+            policy.max_disagreement,
+            policy,
+        ),
+        _tested(
+            "probes were slow",
+            _rate(canary.slow, canary.probes),
+            _rate(stable.slow, stable.probes) if beside else None,
+            policy.max_slow_share,
+            policy,
+        ),
+    ]
+
+
+def total(steps: Iterable[CanaryStep], lane: LaneName) -> LaneEvidence:
+    """What a lane did in all steps; latencies are the last step's."""
+    summed = LaneEvidence(lane=lane)
+    for step in steps:
+        for seen in step.lanes:
+            if seen.lane == lane:
+                summed = add(summed, seen)
+    return summed
+
+
+def add(before: LaneEvidence, seen: LaneEvidence) -> LaneEvidence:
+    """Counts together; latencies of the newer one, where it has any."""
+    newer = seen if seen.latency_p95_ms else before
+    return LaneEvidence(
+        lane=before.lane,
+        requests=before.requests + seen.requests,
+        errors=before.errors + seen.errors,
+        probes=before.probes + seen.probes,
+        disagreements=before.disagreements + seen.disagreements,
+        slow=before.slow + seen.slow,
+        latency_p50_ms=newer.latency_p50_ms,
+        latency_p95_ms=newer.latency_p95_ms,
     )
-    if found:
-        return Verdict("failed", found)
-    slow = f", p95 {canary.latency_p95_ms:.1f} ms" + (f" against {stable.latency_p95_ms:.1f} ms" if stable else "")
-    return Verdict(
-        "passed",
+
+
+def describe(steps: Sequence[CanaryStep]) -> str:
+    """The evidence in one line."""
+    canary, stable = total(steps, "canary"), total(steps, "stable")
+    beside = f" against {stable.latency_p95_ms:.1f} ms" if stable.probes else ""
+    return (
         f"{canary.requests} requests, {canary.errors} errors, "
-        f"{canary.disagreements} of {canary.probes} probes answered otherwise{slow}",
+        f"{canary.disagreements} of {canary.probes} probes answered otherwise, "
+        f"p95 {canary.latency_p95_ms:.1f} ms{beside}"
     )
 
 
-def is_hopeless(errors: int, policy: Policy) -> bool:
-    """More errors than a full step may have: no need to send the rest of the probes."""
-    return errors > ceil(policy.max_error_rate * policy.step_requests) + 1
+def slow_limit_ms(stable_p95_ms: float, policy: Policy) -> float:
+    """A probe that takes longer is slow. Fixed before the canary gets any traffic."""
+    return max(stable_p95_ms * policy.max_latency_ratio, stable_p95_ms + LATENCY_NOISE_MS)
 
 
-def most_probes(percent: int, policy: Policy) -> int:
+def is_hopeless(errors: int, requests: int, policy: Policy) -> bool:
+    """So many errors in a look that no more probes need to be sent."""
+    return _compare(_rate(errors, requests), None, policy.max_error_rate, policy) == "worse"
+
+
+def most_probes(percent: int, wanted: int) -> int:
     """Probes after which a canary at this weight should long have had its share: three times the expected number."""
-    return ceil(3 * policy.step_requests * 100 / percent) + 100
+    return ceil(3 * wanted * 100 / percent) + 100
 
 
-def _errors(canary: LaneEvidence, policy: Policy) -> str | None:
-    rate = canary.errors / canary.requests if canary.requests else 0.0
-    if rate <= policy.max_error_rate:
-        return None
-    return f"the canary failed {canary.errors} of {canary.requests} requests, allowed {policy.max_error_rate:.1%}"
+def _last(found: list[Measured], steps: Sequence[CanaryStep], percent: int, policy: Policy) -> Move:
+    """All steps are full: enough to promote, to give up, or not yet."""
+    unproven = [one for one in found if one.finding == "open"]
+    if not unproven:
+        return Move("promote", percent, describe(steps))
+    shown = ", ".join(f"{one.name} {one.canary.events} of {one.canary.trials}" for one in unproven)
+    if total(steps, "canary").probes >= policy.max_probes:
+        text = f"after {policy.max_probes} probes it is not shown to be as good as allowed: {shown}"
+        return Move("roll_back", percent, text)
+    return Move("look", percent, f"not known well enough yet: {shown}")
 
 
-def _too_few(canary: LaneEvidence, policy: Policy) -> str | None:
-    if canary.probes >= policy.step_requests:
-        return None
-    return f"the canary answered {canary.probes} probes, expected {policy.step_requests}: it is not well"
+def _is_full(step: CanaryStep, policy: Policy) -> bool:
+    return total([step], "canary").probes >= policy.step_requests
 
 
-def _disagreements(canary: LaneEvidence, policy: Policy) -> str | None:
-    if canary.disagreements / canary.probes <= policy.max_disagreement:
-        return None
+def _tested(name: str, canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Measured:
+    finding = _compare(canary, stable, allowed, policy)
+    return Measured(name, canary, stable, allowed, finding, _why(name, canary, stable, allowed, policy))
+
+
+def _why(name: str, canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> str:
+    beside = f" more than the {stable.events} of {stable.trials} of the stable lane" if stable else ""
+    low, _ = canary.bounds(policy.false_alarm_rate / METRICS)
     return (
-        f"{canary.disagreements} of {canary.probes} answers of the canary differ from those recorded offline, "
-        f"allowed {policy.max_disagreement:.1%}"
+        f"{canary.events} of {canary.trials} of the canary's {name}, allowed {allowed:.1%}{beside} "
+        f"(its rate is at least {low:.1%})"
     )
 
 
-def _latency(canary: LaneEvidence, stable: LaneEvidence | None, policy: Policy) -> str | None:
-    if stable is None or stable.probes < PROBES_FOR_LATENCY:
-        return None
-    limit = max(stable.latency_p95_ms * policy.max_latency_ratio, stable.latency_p95_ms + LATENCY_NOISE_MS)
-    if canary.latency_p95_ms <= limit:
-        return None
-    return (
-        f"p95 of the canary is {canary.latency_p95_ms:.1f} ms, of the stable lane {stable.latency_p95_ms:.1f} ms, "
-        f"allowed {limit:.1f} ms"
-    )
+def _compare(canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Finding:
+    """A false alarm of any rate ends the release, so they share; a miss takes that all of them miss."""
+    return compare(canary, stable, margin=allowed, false_alarm=policy.false_alarm_rate / METRICS, miss=policy.miss_rate)
+
+
+def _rate(events: int, trials: int) -> Rate:
+    """A request that failed at both tries is counted twice by the endpoint, and one on its way not yet."""
+    return Rate(events, max(events, trials))

@@ -40,7 +40,9 @@ project: p
 task: {classes: [dark, bright], image: {height: 8, width: 8, channels: 1}}
 suite: {scenarios: [{name: overall}]}
 serving: {timeout_ms: 60000}
-release: {approval: required, approvers: [ann, bob], canary_percent: [50], step_requests: 20, max_latency_ratio: 50}
+release:
+  {approval: required, approvers: [ann, bob], canary_percent: [50], step_requests: 20, max_latency_ratio: 50,
+   max_error_rate: 0.2, max_disagreement: 0.2, max_slow_share: 0.5, max_probes: 1000}
 """
 IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 60, 200, 255)])
 

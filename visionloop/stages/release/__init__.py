@@ -6,8 +6,21 @@ came of it in its `Release` record. A finished release returns its record from e
 
 from visionloop.stages.release.inputs import Inputs, RollbackInputs
 from visionloop.stages.release.loading import preflight
+from visionloop.stages.release.orders import Status, order, status
 from visionloop.stages.release.promotion import promote
 from visionloop.stages.release.steps import canary
-from visionloop.stages.release.way_back import foresee, rollback
+from visionloop.stages.release.way_back import abort, foresee, rollback
 
-__all__ = ["Inputs", "RollbackInputs", "canary", "foresee", "preflight", "promote", "rollback"]
+__all__ = [
+    "Inputs",
+    "RollbackInputs",
+    "Status",
+    "abort",
+    "canary",
+    "foresee",
+    "order",
+    "preflight",
+    "promote",
+    "rollback",
+    "status",
+]

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from visionloop.errors import Conflict
 from visionloop.project import Project
-from visionloop.records import Release, RetrainState, TrainingRun
+from visionloop.records import Release, RetrainState, RolloutState, TrainingRun
+from visionloop.serving.rollout import describe
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loading import load, put_back
 from visionloop.stages.release.rollout import Rollout, open_rollout
@@ -33,7 +34,7 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     _still_mine(rollout)
     stores.routes.set(project, stable=100, canary=0)
     stores.registry.set_champion(project.name, rollout.candidate.version)
-    release = rollout.record("promoted", f"canary steps passed: {len(state.steps)}; the last: {state.steps[-1].reason}")
+    release = rollout.record("promoted", _reason(state))
     if release.outcome != "promoted":  # called off at this very moment, which stands
         put_back(project, rollout.serving(), stores)
         return release
@@ -41,6 +42,14 @@ def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
     _tell(rollout, release)
     rollout.tidy()
     return release
+
+
+def _reason(state: RolloutState) -> str:
+    evidence = f"canary steps passed: {len(state.steps)}; all together: {describe(state.steps)}"
+    order = state.orders[-1] if state.orders else None
+    return (
+        f"promoted early by {order.by}: {order.reason}; {evidence}" if order and order.verb == "promote" else evidence
+    )
 
 
 def _still_mine(rollout: Rollout) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
 from visionloop.monitoring.champion import serving_release
 from visionloop.project import Project
-from visionloop.records import Approval, CanaryStep, Candidate, Release, RolloutState, record_id
+from visionloop.records import Approval, Candidate, Release, RolloutState, record_id
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
@@ -37,7 +37,7 @@ class Rollout:
 
     def serving(self) -> Release | None:
         """What serves now, None before the first release."""
-        return serving_release(self.stores.ledger.all(Release, self.project.name))
+        return last_release(self.project, self.stores)
 
     def finished(self) -> Release | None:
         """The record of a release that came to its end; what a killed process left to tidy up is tidied up."""
@@ -60,6 +60,8 @@ class Rollout:
         def change(current: RolloutState | None) -> RolloutState:
             if current is None or not self.is_mine(current):
                 raise Conflict(f"the release of version {self.candidate.version} was taken over by another process")
+            if not changes:
+                return current
             return current.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
 
         return self.stores.state.update(RolloutState, self.project.name, STATE, change)
@@ -75,6 +77,10 @@ class Rollout:
             )
         return state
 
+    def mine(self) -> RolloutState:
+        """The state as it is now. Raises Conflict when another release or a rollback took over meanwhile."""
+        return self.advance()
+
     def end(self, outcome: Outcome, reason: str) -> Release:
         """Take the weight away, record the end, empty the canary lane. The stable lane is not touched."""
         if self.stores.routes.current(self.project.name):
@@ -88,7 +94,7 @@ class Rollout:
     def record(self, outcome: Outcome, reason: str) -> Release:
         """Put the Release record."""
         serving, state = self.serving(), self.state()
-        steps: list[CanaryStep] = state.steps if self.is_mine(state) else []
+        steps, orders = (state.steps, state.orders) if self.is_mine(state) else ([], [])
         uris = {"candidate": self.inputs.candidate, "approval": self.inputs.approval}
         return self.stores.ledger.put(
             Release(
@@ -106,6 +112,7 @@ class Rollout:
                 model_sha256=self.candidate.model_sha256,
                 previous_version=serving.version if serving else None,
                 steps=steps,
+                orders=orders,
                 outcome=outcome,
                 reason=reason,
             )
@@ -114,7 +121,7 @@ class Rollout:
     def tidy(self) -> None:
         """Empty the canary lane and close the state."""
         empty_canary(self.project, self.stores)
-        self.advance(candidate=None, approval=None, phase="idle", canary_percent=0, steps=[])
+        self.advance(**RolloutState().model_dump(exclude={"updated_at"}))
 
 
 def open_rollout(project: Project, inputs: Inputs, stores: Stores) -> Rollout:
@@ -131,6 +138,19 @@ def open_rollout(project: Project, inputs: Inputs, stores: Stores) -> Rollout:
     if approval.decision == "approved" and project.release.approval == "required":
         _check_person(project, approval)
     return Rollout(project, inputs, stores, candidate, approval)
+
+
+def running(project: Project, stores: Stores) -> Rollout | None:
+    """The release in progress, whether or not a process is at work on it."""
+    state = stores.state.read(RolloutState, project.name, STATE)
+    if not state or not state.candidate or not state.approval:
+        return None
+    return open_rollout(project, Inputs(candidate=state.candidate, approval=state.approval), stores)
+
+
+def last_release(project: Project, stores: Stores) -> Release | None:
+    """What serves now, None before the first release."""
+    return serving_release(stores.ledger.all(Release, project.name))
 
 
 def _check_person(project: Project, approval: Approval) -> None:

@@ -1,14 +1,15 @@
-"""The canary: a growing share of the traffic goes to the candidate, and each step is judged before the next."""
+"""The canary: a growing share of the traffic goes to the candidate, and what it does is judged as it comes in."""
 
 import logging
+import time
 
 from visionloop.project import Project
-from visionloop.records import CanaryStep, Candidate, LaneEvidence, Release, RolloutState
+from visionloop.records import CanaryStep, Candidate, LaneEvidence, LaneName, Release, RolloutState
 from visionloop.serving.client import Client
 from visionloop.serving.golden import Golden, read_golden
 from visionloop.serving.lane_stats import LaneCount
-from visionloop.serving.probes import Tally, send_probes
-from visionloop.serving.rollout import Verdict, is_hopeless, judge, most_probes
+from visionloop.serving.probes import Tally, send_probes, time_probes
+from visionloop.serving.rollout import Move, add, decide, describe, is_hopeless, most_probes, slow_limit_ms
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
@@ -16,73 +17,158 @@ from visionloop.stores import Stores
 
 log = logging.getLogger(__name__)
 
+LANES: tuple[LaneName, LaneName] = ("stable", "canary")
 FIRST_RELEASE_PERCENT = [100]
 """Nothing serves yet that a smaller share could be compared with."""
+LOOK_PROBES = 100
+"""Answers of the canary between two looks at the evidence."""
+TIMED_PROBES = 60
+WATCH_SECONDS = 1.0
+"""How often a paused canary is looked at."""
+SPEAK_EVERY_SECONDS = 60.0
 
 
 def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
-    """Go through the steps that are left; a failed one ends the release, and the stable lane never stopped serving."""
+    """Go on until the canary is promoted or rolled back; the stable lane never stops serving meanwhile."""
     rollout = open_rollout(project, inputs, stores)
     done = rollout.finished()
     if done:
         return done
     state = rollout.require("canary", "promoting")
+    if state.phase == "promoting":
+        return state
     percents = project.release.canary_percent if rollout.serving() else FIRST_RELEASE_PERCENT
     goldens = _goldens(rollout)
-    while True:
-        failed = next((step for step in state.steps if step.outcome == "failed"), None)
-        if failed:
-            return rollout.end("rolled_back", f"at {failed.canary_percent} %: {failed.reason}")
-        if len(state.steps) >= len(percents):
-            return rollout.advance(phase="promoting", canary_percent=percents[-1])
-        percent = percents[len(state.steps)]
-        state = rollout.advance(canary_percent=percent)  # before the weights: a release that was taken over sets none
-        step = _step(rollout, percent, goldens)
-        log.info("canary of %s at %d %%: %s, %s", project.name, percent, step.outcome, step.reason)
-        state = rollout.advance(steps=[*state.steps, step])
+    with Client(stores.settings.need("endpoint_url"), project) as client:
+        state = _time_stable(rollout, state, client, goldens)
+        look = _Look(rollout, client, goldens)
+        while True:
+            move = decide(state, percents, project.release)
+            if move.kind == "roll_back":
+                rollout.advance(steps=[*state.steps[:-1], _failed(state.steps[-1], move.reason)])
+                return rollout.end("rolled_back", f"at {move.percent} %: {move.reason}")
+            if move.kind == "promote":
+                return rollout.advance(phase="promoting", steps=_closed(state.steps))
+            state = _went_on(rollout, state, look, move)
 
 
-def _step(rollout: Rollout, percent: int, goldens: dict[str, Golden]) -> CanaryStep:
-    project, routes, policy = rollout.project, rollout.stores.routes, rollout.project.release
-    routes.set(project, stable=100 - percent, canary=percent)
-    if not routes.wait_healthy(project.name, "canary"):
-        return CanaryStep(
-            canary_percent=percent, lanes=[], outcome="failed", reason="the canary lane fails the endpoint's checks"
-        )
-    before = routes.lane_stats(project.name)
-    with Client(rollout.stores.settings.need("endpoint_url"), project) as client:
+class _Look:
+    """Gathers evidence through the endpoint: the loop's own probes, and the endpoint's counts of all traffic."""
+
+    def __init__(self, rollout: Rollout, client: Client, goldens: dict[str, Golden]) -> None:
+        self._rollout, self._client, self._goldens = rollout, client, goldens
+        self._name, self._routes = rollout.project.name, rollout.stores.routes
+        self._policy = rollout.project.release
+        self._spoke = 0.0
+
+    def probe(self, step: CanaryStep, *, slow_ms: float | None) -> CanaryStep:
+        """The step with the evidence of some more probes; failed when the canary does not answer them."""
+        wanted = min(LOOK_PROBES, self._policy.step_requests)
+        if not self._is_well():
+            return _failed(step, "the canary lane fails the endpoint's checks")
+        before = self._routes.lane_stats(self._name)
         tallies = send_probes(
-            client,
-            goldens,
-            wanted=policy.step_requests,
-            most=most_probes(percent, policy),
-            give_up=lambda errors: is_hopeless(max(errors, _errors_since(rollout, before)), policy),
-            is_well=lambda: routes.wait_healthy(project.name, "canary"),
+            self._client,
+            self._goldens,
+            wanted=wanted,
+            most=most_probes(step.canary_percent, wanted),
+            give_up=lambda errors: self._is_hopeless(before, errors),
+            is_well=self._is_well,
         )
-    after = routes.lane_stats(project.name)
-    seen = {lane: _evidence(lane, tallies[lane], after[lane].since(before[lane])) for lane in tallies}
-    verdict: Verdict = judge(seen["canary"], seen["stable"] if percent < 100 else None, policy)
-    lanes = [seen["stable"], seen["canary"]]
-    return CanaryStep(canary_percent=percent, lanes=lanes, outcome=verdict.outcome, reason=verdict.reason)
+        seen = _with(step, before, self._routes.lane_stats(self._name), tallies, slow_ms)
+        answered = tallies["canary"].probes
+        if answered < wanted:
+            return _failed(seen, f"the canary answered {answered} probes, expected {wanted}: it is not well")
+        return seen
+
+    def watch(self, step: CanaryStep) -> CanaryStep:
+        """The step with what the live traffic shows in a moment."""
+        before = self._routes.lane_stats(self._name)
+        time.sleep(WATCH_SECONDS)
+        return _with(step, before, self._routes.lane_stats(self._name), {}, None)
+
+    def speak(self, text: str) -> None:
+        """Log it, unless that was done just now."""
+        if time.monotonic() - self._spoke > SPEAK_EVERY_SECONDS:
+            self._spoke = time.monotonic()
+            log.info("canary of %s: %s", self._name, text)
+
+    def _is_well(self) -> bool:
+        return self._routes.wait_healthy(self._name, "canary")
+
+    def _is_hopeless(self, before: dict[str, LaneCount], errors: int) -> bool:
+        """Also for errors that nobody saw, since the stable lane answered instead."""
+        count = self._routes.lane_stats(self._name)["canary"].since(before["canary"])
+        return is_hopeless(max(errors, count.errors), count.requests, self._policy)
 
 
-def _errors_since(rollout: Rollout, before: dict[str, LaneCount]) -> int:
-    """Errors of the canary that the endpoint counted, also those that nobody saw: the stable lane answered instead."""
-    now = rollout.stores.routes.lane_stats(rollout.project.name)
-    return now["canary"].since(before["canary"]).errors
+def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> RolloutState:
+    """The state after this move."""
+    steps = state.steps
+    if move.kind == "wait":
+        look.speak(move.reason)
+        watched = [*steps[:-1], look.watch(steps[-1])] if steps else steps
+        if not steps:
+            time.sleep(WATCH_SECONDS)
+        return rollout.advance(steps=watched) if watched != steps else rollout.mine()
+    if move.kind == "step":
+        log.info("canary of %s gets %d %%: %s", rollout.project.name, move.percent, move.reason)
+        begun = CanaryStep(canary_percent=move.percent, lanes=[], outcome="open", reason="just begun")
+        steps = [*_closed(steps), begun]
+        # Before the weights: a release that was taken over sets none.
+        rollout.advance(canary_percent=move.percent, steps=steps)
+    rollout.stores.routes.set(rollout.project, stable=100 - move.percent, canary=move.percent)
+    return rollout.advance(steps=[*steps[:-1], look.probe(steps[-1], slow_ms=state.slow_ms)])
 
 
-def _evidence(lane: str, tally: Tally, count: LaneCount) -> LaneEvidence:
+def _time_stable(rollout: Rollout, state: RolloutState, client: Client, goldens: dict[str, Golden]) -> RolloutState:
+    """Fix what counts as slow, once, before the canary has any traffic."""
+    if "stable" not in goldens or state.slow_ms is not None or state.steps:
+        return state
+    stable = time_probes(client, goldens, TIMED_PROBES)
+    limit = slow_limit_ms(stable.percentile_ms(95), rollout.project.release)
+    log.info("%s: p95 is %.1f ms, slow is above %.1f ms", rollout.project.name, stable.percentile_ms(95), limit)
+    return rollout.advance(slow_ms=limit)
+
+
+def _with(
+    step: CanaryStep,
+    before: dict[str, LaneCount],
+    after: dict[str, LaneCount],
+    tallies: dict[str, Tally],
+    slow_ms: float | None,
+) -> CanaryStep:
+    """The step with more evidence."""
+    lanes: list[LaneEvidence] = []
+    for lane in LANES:
+        seen = _evidence(lane, tallies.get(lane, Tally()), after[lane].since(before[lane]), slow_ms)
+        known = next((one for one in step.lanes if one.lane == lane), LaneEvidence(lane=lane))
+        lanes.append(add(known, seen))
+    grown = step.model_copy(update={"lanes": lanes})
+    return grown.model_copy(update={"reason": describe([grown])})
+
+
+def _evidence(lane: LaneName, tally: Tally, count: LaneCount, slow_ms: float | None) -> LaneEvidence:
     """The endpoint counts live traffic and probes; a restarted endpoint counts less than the probes that were sent."""
     return LaneEvidence(
-        lane="canary" if lane == "canary" else "stable",
+        lane=lane,
         requests=max(count.requests, tally.probes + tally.errors),
         errors=max(count.errors, tally.errors),
         probes=tally.probes,
         disagreements=tally.disagreements,
+        slow=sum(ms > slow_ms for ms in tally.latencies_ms) if slow_ms is not None else 0,
         latency_p50_ms=tally.percentile_ms(50),
         latency_p95_ms=tally.percentile_ms(95),
     )
+
+
+def _failed(step: CanaryStep, reason: str) -> CanaryStep:
+    return step.model_copy(update={"outcome": "failed", "reason": reason})
+
+
+def _closed(steps: list[CanaryStep]) -> list[CanaryStep]:
+    """An open step that is left behind has passed."""
+    return [step.model_copy(update={"outcome": "passed"}) if step.outcome == "open" else step for step in steps]
 
 
 def _goldens(rollout: Rollout) -> dict[str, Golden]:

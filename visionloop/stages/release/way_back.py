@@ -5,10 +5,10 @@ import logging
 from visionloop.errors import StageError
 from visionloop.monitoring.champion import serving_release
 from visionloop.project import Project
-from visionloop.records import Candidate, Release, RolloutState, record_id
-from visionloop.stages.release.inputs import Inputs, RollbackInputs
+from visionloop.records import Candidate, Release, record_id
+from visionloop.stages.release.inputs import RollbackInputs
 from visionloop.stages.release.loading import call_off, load, put_back
-from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
+from visionloop.stages.release.rollout import running
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 
 def foresee(project: Project, inputs: RollbackInputs, stores: Stores) -> str:
     """What `rollback` would do now, in words; raises what it would raise. Nothing is changed."""
-    running = _running(project, stores)
-    unfinished = running if running and not stores.ledger.find(Release, project.name, running.id) else None
+    found = running(project, stores)
+    unfinished = found if found and not stores.ledger.find(Release, project.name, found.id) else None
     releases = _promoted(project, stores)
     serving = serving_release(releases)
     stays = f"version {serving.version} goes on serving" if serving else "nothing serves then"
@@ -55,20 +55,21 @@ def rollback(project: Project, inputs: RollbackInputs, stores: Stores) -> Releas
     return stores.ledger.put(_record(project, inputs, serving, target))
 
 
+def abort(project: Project, inputs: RollbackInputs, stores: Stores) -> Release:
+    """Call the release in progress off; what served before goes on. Raises StageError when none is in progress."""
+    found = _call_off(project, inputs, stores)
+    if found is None:
+        raise StageError(f"no release of {project.name} is in progress")
+    return found
+
+
 def _call_off(project: Project, inputs: RollbackInputs, stores: Stores) -> Release | None:
     """The release that was in progress, ended; None when there was none, or when it had just come through."""
-    rollout = _running(project, stores)
+    rollout = running(project, stores)
     if rollout is None:
         return None
     found = rollout.finished() or call_off(rollout, f"called off by {inputs.by}: {inputs.reason}")
     return None if found.outcome == "promoted" else found
-
-
-def _running(project: Project, stores: Stores) -> Rollout | None:
-    state = stores.state.read(RolloutState, project.name, STATE)
-    if not state or not state.candidate or not state.approval:
-        return None
-    return open_rollout(project, Inputs(candidate=state.candidate, approval=state.approval), stores)
 
 
 def _promoted(project: Project, stores: Stores) -> list[Release]:

@@ -1,0 +1,71 @@
+"""`rollout`: what is on its way and what its evidence says, and orders that ask before what cannot be taken back."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.serving.lanes import PROJECT, World
+from visionloop.stages import release
+
+from .conftest import Run
+
+
+@pytest.fixture
+def world(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Version 1 serves; version 2 went through its canary and waits to be promoted or taken back."""
+    project.write_text(PROJECT)
+    with World(tmp_path / "world").serving() as made:
+        made.release(1)
+        inputs = made.inputs(made.candidate(2, bias=0.1))
+        release.preflight(made.project, inputs, made.stores)
+        monkeypatch.setattr("visionloop.stores.connect", lambda settings: made.connect())
+        yield made
+
+
+def test_the_status_of_nothing(run: Run, world: World) -> None:
+    run("rollout abort p --yes --reason x")
+    assert run("rollout status p").out == "p: version 1 serves; no release is in progress\n"
+    for command in ("pause p --reason x", "promote p --yes --reason x", "abort p --yes --reason x"):
+        shown = run(f"rollout {command}")
+        assert (shown.code, shown.err) == (1, "error: no release of p is in progress\n")
+
+
+def test_the_status_shows_the_evidence_and_the_orders(run: Run, world: World) -> None:
+    state = json.loads(run("rollout status p --json").out)["state"]
+    assert run("rollout pause p --reason", "the line is down").code == 0
+    shown = run("rollout status p").out
+    assert shown.startswith("p: version 1 serves; version 2 is in its canary with 0 % of the traffic, paused\n")
+    assert "requests failed" in shown
+    assert ": the line is down\n" in shown
+    assert run("rollout resume p --reason", "the line is up").code == 0
+    inputs = release.Inputs(candidate=state["candidate"], approval=state["approval"])
+    release.canary(world.project, inputs, world.stores)
+    found = json.loads(run("rollout status p --json").out)
+    assert [one["finding"] for one in found["findings"]] == ["fine", "fine", "fine"]
+    assert found["state"]["phase"] == "promoting"
+    assert [order["verb"] for order in found["state"]["orders"]] == ["pause", "resume"]
+
+
+@pytest.mark.parametrize(("said", "code"), [("y\n", 0), ("n\n", 1), ("", 1)])
+def test_promotion_without_evidence_asks_first(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch, said: str, code: int
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    shown = run("rollout promote p --reason urgent")
+    assert shown.code == code
+    assert "version 2 has still to be shown to be well in: requests failed, answers differ" in shown.err
+    assert bool(release.status(world.project, world.stores).state.orders) == (code == 0)
+
+
+def test_abort_says_what_goes_on_serving(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    shown = run("rollout abort p --reason x")
+    assert "version 2 of p is called off, version 1 goes on serving. Do it? [y/N]" in shown.err
+    assert release.status(world.project, world.stores).version == 2
+    shown = run("rollout abort p --yes --reason", "wrong week")
+    assert shown.code == 0
+    assert shown.out.startswith("p: version 2 is called off by ")
+    assert shown.out.endswith(": wrong week\n")

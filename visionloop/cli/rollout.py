@@ -1,0 +1,113 @@
+"""`visionloop rollout`: where a release in progress stands, and what people may ask of it."""
+
+import getpass
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from visionloop.project import Project, load_project, project_file
+from visionloop.settings import load_settings
+from visionloop.stages.release import RollbackInputs, Status
+from visionloop.stores import Stores
+
+Reason = Annotated[str, typer.Option(help="why; kept in the release's record")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+
+app = typer.Typer(help="A release in progress: status, pause, resume, promote, abort.", no_args_is_help=True)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the group to the application."""
+    app.command(epilog="Example: visionloop rollout status fashion --json")(status)
+    app.command(epilog='Example: visionloop rollout pause fashion --reason "the line is down"')(pause)
+    app.command(epilog='Example: visionloop rollout resume fashion --reason "the line is up"')(resume)
+    app.command(epilog='Example: visionloop rollout promote fashion --reason "urgent" --yes')(promote)
+    app.command(epilog='Example: visionloop rollout abort fashion --reason "wrong week for it" --yes')(abort)
+    parent.add_typer(app, name="rollout")
+
+
+def status(project: str, as_json: AsJson = False) -> None:
+    """What serves, what is on its way, and what its evidence says so far."""
+    from visionloop.stages import release
+
+    found = release.status(*_open(project))
+    if as_json:
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        _show(found)
+
+
+def pause(project: str, reason: Reason) -> None:
+    """Keep the canary at its present share; a fault still ends it."""
+    _order(project, "pause", reason)
+
+
+def resume(project: str, reason: Reason) -> None:
+    """Let a paused release go on."""
+    _order(project, "resume", reason)
+
+
+def promote(project: str, reason: Reason, yes: Yes = False) -> None:
+    """Promote the canary now, without waiting for more evidence; a fault still ends it."""
+    from visionloop.stages import release
+
+    found = release.status(*_open(project))
+    if not yes and found.version is not None:
+        unproven = ", ".join(one.name for one in found.findings if one.finding == "open") or "nothing"
+        typer.confirm(
+            f"version {found.version} has still to be shown to be well in: {unproven}. Promote it?",
+            abort=True,
+            err=True,
+        )
+    _order(project, "promote", reason)
+
+
+def abort(project: str, reason: Reason, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Call the release off; the version before it never stopped serving."""
+    from visionloop.stages import release
+
+    loaded, stores = _open(project)
+    inputs = RollbackInputs(by=getpass.getuser(), reason=reason)
+    found = release.status(loaded, stores)
+    if not yes and found.version is not None:
+        stays = f"version {found.serving} goes on serving" if found.serving else "nothing serves then"
+        typer.confirm(f"version {found.version} of {project} is called off, {stays}. Do it?", abort=True, err=True)
+    done = release.abort(loaded, inputs, stores)
+    typer.echo(done.model_dump_json(indent=1) if as_json else f"{project}: version {done.version} is {done.reason}")
+
+
+def _order(project: str, verb: Literal["pause", "resume", "promote"], reason: str) -> None:
+    from visionloop.stages import release
+
+    loaded, stores = _open(project)
+    given = release.order(loaded, verb, getpass.getuser(), reason, stores)
+    typer.echo(f"{project}: {given.verb} by {given.by} is written down; the release obeys at its next look")
+
+
+def _show(found: Status) -> None:
+    serves = f"version {found.serving} serves" if found.serving else "nothing serves yet"
+    if found.version is None:
+        typer.echo(f"{found.project}: {serves}; no release is in progress")
+        return
+    share = f"{found.state.canary_percent} % of the traffic" + (", paused" if found.paused else "")
+    typer.echo(f"{found.project}: {serves}; version {found.version} is in its {found.state.phase} with {share}")
+    typer.echo(f"last changed {found.state.updated_at:%Y-%m-%d %H:%M:%S} UTC")
+    table = Table("rate", "canary", "stable", "allowed", "true rate, with confidence", "finding")
+    for one in found.findings:
+        beside = f"{one.stable[0]} of {one.stable[1]}" if one.stable else "-"
+        low, high = one.bounds
+        seen = f"{one.canary[0]} of {one.canary[1]}"
+        table.add_row(one.name, seen, beside, f"{one.allowed:.1%} more", f"{low:.2%} to {high:.2%}", one.finding)
+    Console().print(table)
+    for order in found.state.orders:
+        typer.echo(f"{order.at:%H:%M:%S} UTC: {order.verb} by {order.by}: {order.reason}")
+
+
+def _open(name: str) -> tuple[Project, Stores]:
+    from visionloop.stores import connect
+
+    settings = load_settings()
+    return load_project(project_file(settings.projects, name)), connect(settings)

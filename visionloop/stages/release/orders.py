@@ -1,0 +1,103 @@
+"""What people may ask of a release in progress: where it stands, to pause, to go on, to be promoted at once."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+from visionloop.errors import StageError
+from visionloop.project import Project
+from visionloop.records import Frozen, Order, Release, RolloutState
+from visionloop.serving.rollout import measure
+from visionloop.stages.release.rollout import STATE, last_release, running
+from visionloop.stores import Stores
+
+log = logging.getLogger(__name__)
+
+
+class Finding(Frozen):
+    """One of the rates that decide, so far."""
+
+    name: str
+    canary: tuple[int, int]
+    """Events, trials."""
+    stable: tuple[int, int] | None
+    allowed: float
+    finding: Literal["worse", "fine", "open"]
+    bounds: tuple[float, float]
+    """Of the canary's rate, with the confidence that the policy asks."""
+
+
+class Status(Frozen):
+    """Where the release in progress stands."""
+
+    project: str
+    serving: int | None
+    """The version that serves, None before the first release."""
+    version: int | None
+    """The version that is being released, None when nothing is in progress."""
+    state: RolloutState
+    findings: list[Finding]
+
+    @property
+    def paused(self) -> bool:
+        """Was it last asked to pause?"""
+        return bool(self.state.orders) and self.state.orders[-1].verb == "pause"
+
+
+def status(project: Project, stores: Stores) -> Status:
+    """What is recorded; nothing is asked of any server but the object store."""
+    rollout = running(project, stores)
+    state = stores.state.read(RolloutState, project.name, STATE) or RolloutState()
+    policy = project.release
+    findings = [
+        Finding(
+            name=one.name,
+            canary=(one.canary.events, one.canary.trials),
+            stable=(one.stable.events, one.stable.trials) if one.stable else None,
+            allowed=one.allowed,
+            finding=one.finding,
+            bounds=one.canary.bounds(policy.miss_rate),
+        )
+        for one in (measure(state.steps, policy) if rollout else [])
+    ]
+    serving = last_release(project, stores)
+    return Status(
+        project=project.name,
+        serving=serving.version if serving else None,
+        version=rollout.candidate.version if rollout else None,
+        state=state,
+        findings=findings,
+    )
+
+
+def order(project: Project, verb: Literal["pause", "resume", "promote"], by: str, reason: str, stores: Stores) -> Order:
+    """Write an order into the release in progress; its process obeys at its next look.
+
+    A fault still ends the release, whatever was ordered. Raises StageError when nothing is in progress that could obey.
+    """
+    rollout = running(project, stores)
+    if rollout is None or stores.ledger.find(Release, project.name, rollout.id):
+        raise StageError(f"no release of {project.name} is in progress")
+    wanted = Order(verb=verb, by=by, reason=reason, at=datetime.now(UTC))
+
+    def change(state: RolloutState | None) -> RolloutState:
+        if state is None or not rollout.is_mine(state):
+            raise StageError(f"the release of version {rollout.candidate.version} ended at this moment")
+        _check(project, state, verb)
+        return state.model_copy(update={"orders": [*state.orders, wanted], "updated_at": wanted.at})
+
+    stores.state.update(RolloutState, project.name, STATE, change)
+    log.info("%s: %s by %s: %s", project.name, verb, by, reason)
+    return wanted
+
+
+def _check(project: Project, state: RolloutState, verb: str) -> None:
+    paused = bool(state.orders) and state.orders[-1].verb == "pause"
+    if state.phase == "promoting":
+        raise StageError(f"{project.name} is being promoted already: it is too late to {verb}")
+    if verb == "promote" and state.phase != "canary":
+        raise StageError(f"{project.name} is in its {state.phase}: it can be promoted once its canary has begun")
+    if verb == "resume" and not paused:
+        raise StageError(f"the release of {project.name} is not paused")
+    if verb == "pause" and paused:
+        raise StageError(f"the release of {project.name} is paused already")
