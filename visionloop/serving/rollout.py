@@ -10,6 +10,7 @@ most `miss_rate`. What cannot be told apart after `max_probes` is rolled back.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
+from statistics import median
 from typing import Literal
 
 from visionloop.project import Release as Policy
@@ -18,6 +19,8 @@ from visionloop.serving.sequential import Finding, Rate, compare
 
 LATENCY_NOISE_MS = 20.0
 """On a shared machine p95 moves by this much from one moment to the next: smaller differences say nothing."""
+BATCH_NOISE_MS = 2.0
+"""Smaller differences of medians say nothing."""
 METRICS = 3
 
 
@@ -134,6 +137,20 @@ def describe(steps: Sequence[CanaryStep]) -> str:
 def slow_limit_ms(stable_p95_ms: float, policy: Policy) -> float:
     """A probe that takes longer is slow. Fixed before the canary gets any traffic."""
     return max(stable_p95_ms * policy.max_latency_ratio, stable_p95_ms + LATENCY_NOISE_MS)
+
+
+def too_slow(canary_ms: Sequence[float], stable_ms: Sequence[float], policy: Policy) -> str | None:
+    """Why the canary is too slow, from times of the same batch taken in turns; None when it is not.
+
+    Medians: what else runs on the machine hits single times of both.
+    """
+    canary, stable = median(canary_ms), median(stable_ms)
+    if canary <= max(policy.max_latency_ratio * stable, stable + BATCH_NOISE_MS):
+        return None
+    return (
+        f"the canary takes {canary:.1f} ms for a batch, the stable lane {stable:.1f} ms: {canary / stable:.1f} times, "
+        f"allowed {policy.max_latency_ratio:.1f}"
+    )
 
 
 def is_hopeless(errors: int, requests: int, policy: Policy) -> bool:

@@ -1,8 +1,10 @@
 """Releases on real Triton lanes behind a real Envoy: no request fails, whatever the candidate is."""
 
+import re
 import signal
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -78,6 +80,28 @@ def test_a_model_that_answers_otherwise_than_offline_is_refused(running):
     assert refused.outcome == "rejected"
     assert "otherwise than offline" in refused.reason
     assert here.stores.routes.current("liar") is None
+
+
+def test_a_model_that_answers_some_images_with_nan_is_refused(running):
+    here = world(running, "nan")
+    here.release(1)
+    refused = release.preflight(here.project, here.inputs(here.candidate(2, dark_is_nan=True)), here.stores)
+    assert refused.outcome == "rejected"
+    assert re.search(r"answers a black image with \[nan nan nan\]: expected probabilities", refused.reason)
+    assert here.versions() == {("stable", 1): 40}
+
+
+def test_a_model_that_is_three_times_slower_is_refused(running):
+    here = world(running, "slow")
+    here.project = here.project.model_copy(
+        update={"release": here.project.release.model_copy(update={"max_latency_ratio": 2.0})}
+    )
+    here.release(1, busy=4)
+    refused = release.preflight(here.project, here.inputs(here.candidate(2, busy=16)), here.stores)
+    assert refused.outcome == "rejected"
+    assert re.search(r"takes [\d.]+ ms for a batch, the stable lane [\d.]+ ms: [\d.]+ times", refused.reason)
+    assert here.release(3, busy=4, bias=0.1).outcome == "promoted"
+    assert here.versions() == {("stable", 3): 40}
 
 
 def test_an_artifact_that_was_changed_after_the_approval_is_not_loaded(running):
@@ -220,10 +244,17 @@ def test_a_canary_that_dies_costs_no_request_and_is_rolled_back(own_servers, blo
     here.release(1)
     inputs = here.inputs(here.candidate(2, bias=0.5))
     release.preflight(here.project, inputs, here.stores)
-    threading.Timer(0.2, own_servers.kill, ("canary", blow)).start()
+    struck = []
+
+    def strike():
+        own_servers.kill("canary", blow)
+        struck.append(datetime.now(UTC))
+
+    threading.Timer(0.2, strike).start()
     with Traffic(here) as traffic:
         done = release.canary(here.project, inputs, here.stores)
     assert done.outcome == "rolled_back"
+    assert (done.created_at - struck[0]).total_seconds() <= 10  # the weight goes before the record is written
     assert traffic.failures == []
     assert here.versions() == {("stable", 1): 40}
     assert here.registry.aliases["dying"] == 1

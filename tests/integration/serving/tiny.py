@@ -12,8 +12,14 @@ SIDE = 8
 CLASSES = ["dark", "middle", "bright"]
 
 
-def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0) -> Path:
-    """Write a model of the contract: image UINT8 [-1,8,8,1] -> probabilities [-1,3], embedding [-1,1]."""
+def tiny_onnx(
+    path: Path, *, flipped: bool = False, bias: float = 0.0, dark_is_nan: bool = False, busy: int = 0
+) -> Path:
+    """Write a model of the contract: image UINT8 [-1,8,8,1] -> probabilities [-1,3], embedding [-1,1].
+
+    `dark_is_nan`: a black image is answered with NaN, as by a model that divides by what it sees. `busy`: so many
+    products of 512 x 512 matrices before each answer.
+    """
     weight = np.array([[-24.0, 0.0, 24.0]], np.float32) * (-1 if flipped else 1)
     constants = {
         "scale": np.array(255.0, np.float32),
@@ -22,15 +28,36 @@ def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0) -> Path:
         "weight": weight,
         "bias": np.array([8.0 + bias, 0.0, -16.0], np.float32) * (-1 if flipped else 1),
     }
+    add = helper.make_node("Add", ["product", "bias"], ["scores"])
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Div", ["float", "scale"], ["unit"]),
         helper.make_node("ReduceMean", ["unit", "axes"], ["mean"], keepdims=0),
         helper.make_node("Reshape", ["mean", "column"], ["embedding"]),
         helper.make_node("MatMul", ["embedding", "weight"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["scores"]),
+        add,
         helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
     ]
+    if dark_is_nan:
+        nodes[2:3] = [
+            helper.make_node("ReduceMean", ["unit", "axes"], ["level"], keepdims=0),
+            helper.make_node("Div", ["level", "level"], ["one"]),
+            helper.make_node("Mul", ["level", "one"], ["mean"]),
+        ]
+    if busy:
+        constants["square"] = np.full((512, 512), 1e-4, np.float32)
+        constants["nothing"] = np.array(0.0, np.float32)
+        nodes += [
+            helper.make_node("ReduceMean", ["unit"], ["start"], keepdims=0),
+            helper.make_node("Mul", ["square", "start"], ["work0"]),
+            *(helper.make_node("MatMul", [f"work{n}", "square"], [f"work{n + 1}"]) for n in range(busy)),
+            helper.make_node("ReduceMax", [f"work{busy}"], ["most"], keepdims=0),
+            helper.make_node("Mul", ["most", "nothing"], ["zero"]),
+            helper.make_node("Add", ["product", "zero"], ["sum"]),
+            helper.make_node("Add", ["sum", "bias"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ]
+        del nodes[nodes.index(add) : nodes.index(add) + 2]
     graph = helper.make_graph(
         nodes,
         "tiny",

@@ -116,7 +116,7 @@ class FakeRoutes:
         self.history.append((stable, canary))
         return self.weights[project.name]
 
-    def wait_healthy(self, model: str, lane: str) -> bool:
+    def wait_healthy(self, model: str, lane: str, *, seconds: float) -> bool:
         return self.healthy
 
     def lane_stats(self, model: str) -> dict[str, LaneCount]:

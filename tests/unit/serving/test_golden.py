@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from visionloop.errors import IntegrityError
-from visionloop.serving.golden import TIE, Golden, read_golden
+from visionloop.serving.golden import TIE, Golden, extremes, read_golden, unsound
 
 IMAGES = np.zeros((2, 4, 4, 1), np.uint8)
 ANSWERS = np.array([[0.6, 0.3, 0.1], [0.4, 0.4 - TIE / 2, 0.2 + TIE / 2]], np.float32)
@@ -65,3 +65,30 @@ def test_what_is_no_golden_file_is_refused(data: bytes) -> None:
 def test_images_without_answers_are_refused(images: np.ndarray, answers: np.ndarray) -> None:
     with pytest.raises(IntegrityError, match=r"golden.npz holds \d+ images and \d answers"):
         read_golden(npz(images=images, probabilities=answers))
+
+
+def test_extremes_are_what_their_names_say() -> None:
+    black, white, noise, half = extremes(8, 6, 3)
+    assert black.max() == 0
+    assert white.min() == 255
+    assert noise.std() > 60
+    assert (half[:4].min(), half[4:].max()) == (255, 0)
+    assert np.array_equal(noise, extremes(8, 6, 3)[2])
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ([0.5, 0.5], False),
+        ([1.0, 0.0], False),
+        ([0.505, 0.505], False),
+        ([0.51, 0.51], True),
+        ([0.49, 0.49], True),
+        ([float("nan"), 1.0], True),
+        ([float("inf"), 0.0], True),
+        ([-0.1, 1.1], True),
+    ],
+)
+def test_what_no_probabilities_are(row: list[float], wrong: bool) -> None:
+    rows = np.array([[0.25, 0.75], row], np.float32)
+    assert unsound(rows).tolist() == [False, wrong]

@@ -20,6 +20,7 @@ from visionloop.serving.rollout import (
     measure,
     most_probes,
     slow_limit_ms,
+    too_slow,
     total,
 )
 
@@ -186,6 +187,21 @@ def test_a_first_release_is_described_without_a_stable_lane() -> None:
 def test_noise_is_no_latency(p95: float, limit: float) -> None:
     """Twice 2 ms is less than what a shared machine adds by itself."""
     assert slow_limit_ms(p95, POLICY) == limit
+
+
+@pytest.mark.parametrize(
+    ("canary_ms", "stable_ms", "slow"),
+    [([20.0], [10.0], False), ([20.1], [10.0], True), ([2.9], [1.0], False), ([3.1], [1.0], True)],
+)
+def test_a_batch_may_take_twice_as_long_and_noise_is_no_difference(
+    canary_ms: list[float], stable_ms: list[float], slow: bool
+) -> None:
+    reason = too_slow([*canary_ms, 0.0, 999.0], [*stable_ms, 0.0, 999.0], POLICY)
+    assert bool(reason) is slow
+    if slow:
+        assert re.search(
+            r"takes [\d.]+ ms for a batch, the stable lane [\d.]+ ms: [\d.]+ times, allowed 2.0", str(reason)
+        )
 
 
 @pytest.mark.parametrize(("errors", "requests", "hopeless"), [(2, 20, False), (5, 20, True), (3, 0, True)])

@@ -1,4 +1,4 @@
-"""Preflight: are the files those that were approved, does Triton load them, and does it answer as it did offline?"""
+"""Preflight: the files that were approved go into the canary lane, and are checked there before any traffic."""
 
 import logging
 from datetime import UTC, datetime
@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from visionloop.errors import IntegrityError, StageError
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
-from visionloop.serving.golden import Golden, read_golden
+from visionloop.serving.golden import read_golden
+from visionloop.stages.release.checks import check_sound, check_speed, smoke
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stores import Stores
@@ -32,6 +33,7 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
         return state
     try:
         load(stores.canary, project, rollout.candidate, stores)
+        _check_speed(rollout)
     except ModelRefused as error:
         return rollout.end("rejected", str(error))
     return rollout.advance(phase="canary") if state.phase == "preflight" else state
@@ -51,6 +53,7 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     if served != candidate.version:
         raise ModelRefused(f"the {lane.name} lane serves version {served}, expected {candidate.version}")
     smoke(lane, project, candidate.version, read_golden(golden))
+    check_sound(lane, project, candidate.version)
     entry.prune()
 
 
@@ -71,22 +74,12 @@ def call_off(rollout: Rollout, reason: str) -> Release:
     return rollout.end("rolled_back", reason)
 
 
-def smoke(lane: Lane, project: Project, version: int, golden: Golden) -> None:
-    """Ask for all golden samples, past the endpoint. Raises ModelRefused when answers differ from the offline ones."""
-    size, wrong = project.serving.max_batch_size, 0
-    for start in range(0, len(golden.images), size):
-        part = Golden(golden.images[start : start + size], golden.probabilities[start : start + size])
-        found = lane.infer(project.name, part.images, version=version)
-        if found.shape != part.probabilities.shape:
-            raise ModelRefused(f"answers have shape {found.shape}, offline they had {part.probabilities.shape}")
-        wrong += part.disagreements(found)
-    allowed = project.release.max_disagreement * len(golden.images)
-    log.info("smoke test of version %d in the %s lane: %d of %d differ", version, lane.name, wrong, len(golden.images))
-    if wrong > allowed:
-        raise ModelRefused(
-            f"version {version} in the {lane.name} lane answers {wrong} of {len(golden.images)} golden samples "
-            f"otherwise than offline, allowed {allowed:.1f}"
-        )
+def _check_speed(rollout: Rollout) -> None:
+    serving, stores = rollout.serving(), rollout.stores
+    if serving:
+        golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
+        lanes = {stores.canary: rollout.candidate.version, stores.stable: serving.version}
+        check_speed(lanes, rollout.project, golden)
 
 
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:

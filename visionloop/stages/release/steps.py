@@ -23,6 +23,8 @@ FIRST_RELEASE_PERCENT = [100]
 LOOK_PROBES = 100
 """Answers of the canary between two looks at the evidence."""
 TIMED_PROBES = 60
+WELL_SECONDS = 6.0
+"""A canary that the endpoint passes by comes back within this: it is checked every second, put aside for five."""
 WATCH_SECONDS = 1.0
 """How often a paused canary is looked at."""
 SPEAK_EVERY_SECONDS = 60.0
@@ -94,7 +96,7 @@ class _Look:
             log.info("canary of %s: %s", self._name, text)
 
     def _is_well(self) -> bool:
-        return self._routes.wait_healthy(self._name, "canary")
+        return self._routes.wait_healthy(self._name, "canary", seconds=WELL_SECONDS)
 
     def _is_hopeless(self, before: dict[str, LaneCount], errors: int) -> bool:
         """Also for errors that nobody saw, since the stable lane answered instead."""

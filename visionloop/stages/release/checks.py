@@ -1,0 +1,60 @@
+"""What a loaded model must stand before it gets any traffic: answers as offline, sound ones, and in good time."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+from visionloop.project import Project
+from visionloop.serving.golden import Golden, extremes, unsound
+from visionloop.serving.rollout import too_slow
+from visionloop.stores.triton import Lane, ModelRefused
+
+log = logging.getLogger(__name__)
+
+TIMED_ROUNDS = 15
+"""Batches in each lane; the first ones warm up, which the median does not see."""
+EXTREMES = ("black", "white", "noisy", "half-black")
+
+
+def smoke(lane: Lane, project: Project, version: int, golden: Golden) -> None:
+    """Ask for all golden samples, past the endpoint. Raises ModelRefused when answers differ from the offline ones."""
+    size, wrong = project.serving.max_batch_size, 0
+    for start in range(0, len(golden.images), size):
+        part = Golden(golden.images[start : start + size], golden.probabilities[start : start + size])
+        found = lane.infer(project.name, part.images, version=version)
+        if found.shape != part.probabilities.shape:
+            raise ModelRefused(f"answers have shape {found.shape}, offline they had {part.probabilities.shape}")
+        wrong += part.disagreements(found)
+    allowed = project.release.max_disagreement * len(golden.images)
+    log.info("smoke test of version %d in the %s lane: %d of %d differ", version, lane.name, wrong, len(golden.images))
+    if wrong > allowed:
+        raise ModelRefused(
+            f"version {version} in the {lane.name} lane answers {wrong} of {len(golden.images)} golden samples "
+            f"otherwise than offline, allowed {allowed:.1f}"
+        )
+
+
+def check_sound(lane: Lane, project: Project, version: int) -> None:
+    """Black, white and noisy images too get answers that are probabilities. Raises ModelRefused when they don't."""
+    shape = project.task.image
+    found = lane.infer(project.name, extremes(shape.height, shape.width, shape.channels), version=version)
+    bad = [name for name, wrong in zip(EXTREMES, unsound(found), strict=True) if wrong]
+    if bad:
+        raise ModelRefused(
+            f"version {version} in the {lane.name} lane answers a {', '.join(bad)} image with "
+            f"{found[unsound(found)][0]}: expected probabilities that add up to 1"
+        )
+
+
+def check_speed(lanes: Mapping[Lane, int], project: Project, golden: Golden) -> None:
+    """Time a batch in both lanes, in turns; the canary's version comes first. Raises ModelRefused when it is slower."""
+    images = golden.images[: project.serving.max_batch_size]
+    times: list[list[float]] = [[] for _ in lanes]
+    for _ in range(TIMED_ROUNDS):
+        for (lane, version), taken in zip(lanes.items(), times, strict=True):
+            began = time.perf_counter()
+            lane.infer(project.name, images, version=version)
+            taken.append((time.perf_counter() - began) * 1000)
+    reason = too_slow(times[0], times[1], project.release)
+    if reason:
+        raise ModelRefused(reason)
