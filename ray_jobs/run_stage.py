@@ -27,6 +27,7 @@ STAGES = {
     "gate": "visionloop.stages.gate:run",
     "package": "visionloop.stages.package:run",
     "preflight": "visionloop.stages.release:preflight",
+    "shadow": "visionloop.stages.release:shadow",
     "canary": "visionloop.stages.release:canary",
     "promote": "visionloop.stages.release:promote",
     "window": "visionloop.stages.monitor:window",

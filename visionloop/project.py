@@ -223,6 +223,12 @@ class Release(Section):
     """Airflow users who may decide."""
     approval_timeout_hours: float = Field(72.0, gt=0.0)
     """Nobody decided: rejected."""
+    shadow_images: int = Field(1_000, ge=0, le=100_000)
+    """Captured images that the candidate answers before any client does, the newest first; 0: no shadow."""
+    max_changed: Share = 0.5
+    """Share of captured images that may be answered with another label than the champion's."""
+    max_unsure: Share = 0.2
+    """How much larger the share of answers with a confidence below 0.5 may be than the champion's."""
     canary_percent: list[int] = [10, 50]
     """Envoy's weights of the canary lane, one step each."""
     step_requests: int = Field(200, ge=20)

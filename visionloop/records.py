@@ -277,6 +277,23 @@ class CanaryStep(Frozen):
     reason: str
 
 
+class ShadowEvidence(Frozen):
+    """What the candidate answered to traffic that the champion had answered, before any client saw it."""
+
+    source: Literal["replayed", "none"]
+    """`replayed`: captured requests, asked again; `none`: nothing was captured."""
+    images: int
+    failed: int
+    """Images without an answer, or with one that is no probabilities."""
+    compared: int
+    """Images with a sound answer of both."""
+    changed: int
+    """Of those, answered with another label than the champion's."""
+    unsure: int
+    """Of those, answered with a confidence below 0.5."""
+    champion_unsure: int
+
+
 class Order(Frozen):
     """What somebody wants of the release in progress."""
 
@@ -299,6 +316,7 @@ class Release(Record):
     version: int
     model_sha256: str
     previous_version: int | None
+    shadow: ShadowEvidence | None = None
     steps: list[CanaryStep]
     orders: list[Order] = []
     """What people asked of it on its way."""
@@ -376,10 +394,11 @@ class RolloutState(Frozen):
     candidate: str | None = None
     """URI of the candidate that is being rolled out, None when nothing is in progress."""
     approval: str | None = None
-    phase: Literal["idle", "preflight", "canary", "promoting"] = "idle"
+    phase: Literal["idle", "preflight", "shadow", "canary", "promoting"] = "idle"
     canary_percent: int = 0
     slow_ms: float | None = None
     """A probe above this is slow; None: there is no stable lane to compare with, or it was not measured yet."""
+    shadow: ShadowEvidence | None = None
     steps: list[CanaryStep] = []
     orders: list[Order] = []
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))

@@ -80,9 +80,9 @@ def train_dag(project: Project) -> DAG:
 def release_dag(project: Project) -> DAG:
     """Candidate -> champion.
 
-    An approver named in the project file decides on the figures; then the candidate is checked in the canary lane, gets
-    its share of the traffic in steps, and takes over. A failed step takes the traffic back: the old version never
-    stopped serving.
+    An approver named in the project file decides on the figures; then the candidate is checked in the canary lane,
+    answers captured traffic without a client seeing it, gets its share of the traffic in steps, and takes over. A
+    failed step takes the traffic back: the old version never stopped serving.
     """
     release, candidate = project.release, asset(project, "candidate")
     params = {"candidate": _optional("URI of the candidate; empty: the newest")}
@@ -99,6 +99,7 @@ def release_dag(project: Project) -> DAG:
         chain(
             approve,
             _job(project, "preflight", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
+            _job(project, "shadow", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
             _job(project, "canary", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
             _job(
                 project,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from visionloop.monitoring.samples import Matrix
+from visionloop.serving.captured import Matrix
 
 MAX_CONDITIONS = 12
 """The newest batches are told apart, older ones count as one condition."""

@@ -19,9 +19,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from visionloop.monitoring.conditions import Match, match
 from visionloop.monitoring.distance import class_threshold, ks_threshold
 from visionloop.monitoring.evidence import Evidence, Group, measure
-from visionloop.monitoring.samples import Matrix, Samples
+from visionloop.monitoring.samples import Samples
 from visionloop.project import Monitoring
 from visionloop.records import DriftView
+from visionloop.serving.captured import Matrix
 
 COMPONENTS = 16
 PREDICTED = "predicted class"

@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from visionloop.monitoring.samples import Matrix, matrix, to_columns
+from visionloop.monitoring.samples import to_columns
 from visionloop.monitoring.score import Scorer, measure
 from visionloop.project import ImageShape
+from visionloop.serving.captured import Matrix, matrix, to_images, usable
 
-Pixels = NDArray[np.uint8]
 CAPTURED = ("request_id", "at", "lane", "probabilities", "image", "height", "width", "channels")
 """The columns of a capture file that a window needs."""
 KEPT = ("request_id", "at", "lane", "image")
@@ -33,32 +32,17 @@ class Gatherer:
 
     def add(self, rows: pa.Table) -> pa.Table | None:
         """The window's rows of these captured rows; None when no row is usable."""
-        usable = rows.filter(self._usable(rows))
-        self.skipped += len(rows) - len(usable)
-        if not len(usable):
+        found = rows.filter(usable(rows, self._shape, self._classes))
+        self.skipped += len(rows) - len(found)
+        if not len(found):
             return None
-        images = to_images(usable["image"], self._shape)
+        images = to_images(found["image"], self._shape)
         measured = measure(images, self._scorer)
-        served = matrix(usable["probabilities"])
-        self._note(usable["at"], served, measured.probabilities)
+        served = matrix(found["probabilities"])
+        self._note(found["at"], served, measured.probabilities)
         # What clients were told counts, not what the model would say here.
         columns = to_columns(replace(measured, probabilities=served))
-        return pa.table({name: usable[name] for name in KEPT} | columns)
-
-    def _usable(self, rows: pa.Table) -> pa.ChunkedArray:
-        shape = self._shape
-        size = shape.height * shape.width * shape.channels
-        tests = [
-            pc.equal(pc.binary_length(rows["image"]), size),
-            pc.equal(rows["height"], shape.height),
-            pc.equal(rows["width"], shape.width),
-            pc.equal(rows["channels"], shape.channels),
-            pc.equal(pc.list_value_length(rows["probabilities"]), self._classes),
-        ]
-        result = tests[0]
-        for test in tests[1:]:
-            result = pc.and_(result, test)
-        return pc.fill_null(result, False)
+        return pa.table({name: found[name] for name in KEPT} | columns)
 
     def _note(self, at: pa.ChunkedArray, served: Matrix, computed: Matrix) -> None:
         times = pc.min_max(at).as_py()
@@ -66,12 +50,6 @@ class Gatherer:
         self.last_at = max(_utc(times["max"]), self.last_at or _utc(times["max"]))
         self.samples += len(served)
         self.skew = max(self.skew, float(np.abs(served - computed).max()))
-
-
-def to_images(column: pa.ChunkedArray, shape: ImageShape) -> Pixels:
-    """Raw uint8 HWC bytes, one image a row, as NHWC."""
-    flat = np.frombuffer(b"".join(column.to_pylist()), np.uint8)
-    return flat.reshape(len(column), shape.height, shape.width, shape.channels)
 
 
 def _utc(at: datetime) -> datetime:

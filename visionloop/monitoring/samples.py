@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float32]
+from visionloop.serving.captured import Matrix, matrix
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,6 @@ def from_table(table: pa.Table, property_names: Sequence[str]) -> Samples:
         matrix(table["embedding"]),
         matrix(table["probabilities"]),
     )
-
-
-def matrix(lists: pa.ChunkedArray) -> Matrix:
-    """A column of equally long lists as float32 [N, length]."""
-    values = lists.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
-    flat: Matrix = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    return flat.reshape(len(values), -1) if len(values) else flat.reshape(0, 0)
 
 
 def _lists(values: Matrix) -> pa.Array:

@@ -265,9 +265,9 @@ def _read_window(project: Project, stores: Stores, record: Window, folder: Path)
     import pyarrow.parquet as pq
 
     from visionloop.monitoring.examples import spread
-    from visionloop.monitoring.gather import to_images
     from visionloop.monitoring.properties import property_names
     from visionloop.monitoring.samples import from_table
+    from visionloop.serving.captured import to_images
 
     path = folder / "window.parquet"
     stores.objects.download(stores.objects.key(record.table_uri), path)
@@ -295,8 +295,8 @@ def _write_pages(
 
     from visionloop.monitoring.detail import to_json
     from visionloop.monitoring.examples import shown
-    from visionloop.monitoring.gather import to_images
     from visionloop.reports.drift import DriftPage, render
+    from visionloop.serving.captured import to_images
 
     rows = shown(known_images, comparison.match.rows, EXAMPLES)
     known = to_images(pa.chunked_array([[known_images[row] for row in rows]], pa.binary()), project.task.image)

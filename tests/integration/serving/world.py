@@ -110,7 +110,7 @@ class World:
     def release(self, version: int, **model) -> Release:
         """The whole way."""
         inputs = self.inputs(self.candidate(version, **model))
-        for stage in (release.preflight, release.canary, release.promote):
+        for stage in (release.preflight, release.shadow, release.canary, release.promote):
             done = stage(self.project, inputs, self.stores)
         assert isinstance(done, Release)
         return done

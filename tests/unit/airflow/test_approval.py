@@ -153,7 +153,7 @@ def test_a_rejection_is_green_and_releases_nothing(world):
     context, kwargs = world.ask(events=[world.candidate("cc")])
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         context["task"].execute_complete(context, event("Reject", reason=""), **kwargs)
-    assert sorted(skipped.value.tasks) == ["canary", "preflight", "promote"]
+    assert sorted(skipped.value.tasks) == ["canary", "preflight", "promote", "shadow"]
     (approval,) = world.approvals()
     assert (approval.decision, approval.reason) == ("rejected", "no reason given")
 

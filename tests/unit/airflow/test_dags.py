@@ -70,8 +70,9 @@ def test_four_dags(dags):
         (
             "release",
             {
-                "approve": ["canary", "preflight", "promote"],
-                "preflight": ["canary"],
+                "approve": ["canary", "preflight", "promote", "shadow"],
+                "preflight": ["shadow"],
+                "shadow": ["canary"],
                 "canary": ["promote"],
                 "promote": [],
             },
@@ -110,6 +111,7 @@ def test_the_assets_close_the_circle(dags):
         ("data.ingest", None),
         ("train.gate", ["passed"]),
         ("train.package", None),
+        ("release.shadow", [None, "promoted"]),
         ("release.canary", [None, "promoted"]),
         ("release.promote", ["promoted"]),
         ("monitor.decide", ["retrain"]),

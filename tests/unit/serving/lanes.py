@@ -41,8 +41,8 @@ task: {classes: [dark, bright], image: {height: 8, width: 8, channels: 1}}
 suite: {scenarios: [{name: overall}]}
 serving: {timeout_ms: 60000}
 release:
-  {approval: required, approvers: [ann, bob], canary_percent: [50], step_requests: 20, max_latency_ratio: 50,
-   max_error_rate: 0.2, max_disagreement: 0.2, max_slow_share: 0.5, max_probes: 1000}
+  {approval: required, approvers: [ann, bob], shadow_images: 0, canary_percent: [50], step_requests: 20,
+   max_latency_ratio: 50, max_error_rate: 0.2, max_disagreement: 0.2, max_slow_share: 0.5, max_probes: 1000}
 """
 IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 60, 200, 255)])
 
@@ -267,7 +267,7 @@ class World:
 
     def go(self, inputs: release.Inputs, stores: Stores | None = None) -> Release:
         """All three functions, as the DAG runs them."""
-        for function in (release.preflight, release.canary, release.promote):
+        for function in (release.preflight, release.shadow, release.canary, release.promote):
             done = function(self.project, inputs, stores or self.stores)
         assert isinstance(done, Release)
         return done

@@ -267,7 +267,9 @@ def test_an_approval_by_nobody_in_the_project_file_is_not_enough(world: World, b
 @pytest.mark.parametrize("function", [release.canary, release.promote])
 def test_no_step_is_left_out(world: World, function: Callable[..., object]) -> None:
     inputs = world.inputs(world.candidate(1))
-    with pytest.raises(StageError, match="found nothing in progress: run preflight, canary and promote in this order"):
+    with pytest.raises(
+        StageError, match="found nothing in progress: run preflight, shadow, canary and promote in this order"
+    ):
         function(world.project, inputs, world.stores)
     release.preflight(world.project, inputs, world.stores)
     with pytest.raises(StageError, match="expected promoting, found canary"):

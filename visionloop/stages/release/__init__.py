@@ -1,4 +1,4 @@
-"""An approved candidate's way into service: preflight, canary, promote; and rollback, the way back.
+"""An approved candidate's way into service: preflight, shadow, canary, promote; and rollback, the way back.
 
 Each takes up where a killed process stopped: how far a release came stands in the project's `rollout` document, what
 came of it in its `Release` record. A finished release returns its record from every function.
@@ -8,6 +8,7 @@ from visionloop.stages.release.inputs import Inputs, RollbackInputs
 from visionloop.stages.release.loading import preflight
 from visionloop.stages.release.orders import Status, order, status
 from visionloop.stages.release.promotion import promote
+from visionloop.stages.release.shadow import shadow
 from visionloop.stages.release.steps import canary
 from visionloop.stages.release.way_back import abort, foresee, rollback
 
@@ -22,5 +23,6 @@ __all__ = [
     "preflight",
     "promote",
     "rollback",
+    "shadow",
     "status",
 ]

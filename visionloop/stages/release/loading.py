@@ -36,7 +36,8 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
         _check_speed(rollout)
     except ModelRefused as error:
         return rollout.end("rejected", str(error))
-    return rollout.advance(phase="canary") if state.phase == "preflight" else state
+    shadows = rollout.serving() and project.release.shadow_images
+    return rollout.advance(phase="shadow" if shadows else "canary") if state.phase == "preflight" else state
 
 
 def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:

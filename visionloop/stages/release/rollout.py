@@ -73,7 +73,7 @@ class Rollout:
             found = f"{state.phase} of {state.candidate}" if state.candidate else "nothing in progress"
             raise StageError(
                 f"version {self.candidate.version} of {self.project.name}: expected {' or '.join(phases)}, "
-                f"found {found}: run preflight, canary and promote in this order"
+                f"found {found}: run preflight, shadow, canary and promote in this order"
             )
         return state
 
@@ -94,7 +94,7 @@ class Rollout:
     def record(self, outcome: Outcome, reason: str) -> Release:
         """Put the Release record."""
         serving, state = self.serving(), self.state()
-        steps, orders = (state.steps, state.orders) if self.is_mine(state) else ([], [])
+        state = state if self.is_mine(state) else RolloutState()
         uris = {"candidate": self.inputs.candidate, "approval": self.inputs.approval}
         return self.stores.ledger.put(
             Release(
@@ -111,8 +111,9 @@ class Rollout:
                 version=self.candidate.version,
                 model_sha256=self.candidate.model_sha256,
                 previous_version=serving.version if serving else None,
-                steps=steps,
-                orders=orders,
+                shadow=state.shadow,
+                steps=state.steps,
+                orders=state.orders,
                 outcome=outcome,
                 reason=reason,
             )

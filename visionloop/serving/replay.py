@@ -1,0 +1,61 @@
+"""The shadow: what the champion was asked in production is asked of the candidate, and the answers are held together.
+
+Pure: answers in, evidence and verdict out. Nothing of it reaches a client.
+"""
+
+from visionloop.project import Release as Policy
+from visionloop.records import ShadowEvidence
+from visionloop.serving.captured import Matrix
+from visionloop.serving.golden import unsound
+from visionloop.serving.sequential import Finding, Rate, compare
+
+UNSURE = 0.5
+"""An answer below this confidence is unsure: no class has more than half of it."""
+METRICS = 3
+
+
+def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0) -> ShadowEvidence:
+    """Evidence of answers [N,K] to the same images; `failed` images got no answer of the candidate at all."""
+    sick = unsound(candidate)
+    both = ~sick & ~unsound(champion)
+    changed = champion[both].argmax(axis=1) != candidate[both].argmax(axis=1)
+    return ShadowEvidence(
+        source="replayed" if len(candidate) + failed else "none",
+        images=len(candidate) + failed,
+        failed=failed + int(sick.sum()),
+        compared=int(both.sum()),
+        changed=int(changed.sum()),
+        unsure=int((candidate[both].max(axis=1) < UNSURE).sum()),
+        champion_unsure=int((champion[both].max(axis=1) < UNSURE).sum()),
+    )
+
+
+def judge(seen: ShadowEvidence, policy: Policy) -> str | None:
+    """Why the candidate may not go on; None when nothing speaks against it, which few images can hardly do."""
+    text = f"of {seen.images} captured images the candidate"
+    answered = Rate(seen.failed, seen.images)
+    if _tested(answered, None, policy.max_error_rate, policy) == "worse":
+        return f"{text} has no sound answer to {seen.failed}, allowed {policy.max_error_rate:.1%}"
+    if _tested(Rate(seen.changed, seen.compared), None, policy.max_changed, policy) == "worse":
+        return f"{text} answers {seen.changed} with another label than the champion, allowed {policy.max_changed:.1%}"
+    unsure, before = Rate(seen.unsure, seen.compared), Rate(seen.champion_unsure, seen.compared)
+    if _tested(unsure, before, policy.max_unsure, policy) == "worse":
+        return (
+            f"{text} is unsure of {seen.unsure}, the champion of {seen.champion_unsure}, "
+            f"allowed {policy.max_unsure:.1%} more"
+        )
+    return None
+
+
+def describe(seen: ShadowEvidence) -> str:
+    """The evidence in one line."""
+    if seen.source == "none":
+        return "no captured traffic to replay"
+    return (
+        f"{seen.images} captured images replayed: {seen.failed} without a sound answer, {seen.changed} of "
+        f"{seen.compared} with another label, unsure of {seen.unsure} (champion: {seen.champion_unsure})"
+    )
+
+
+def _tested(canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Finding:
+    return compare(canary, stable, margin=allowed, false_alarm=policy.false_alarm_rate / METRICS, miss=policy.miss_rate)

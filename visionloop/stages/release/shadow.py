@@ -1,0 +1,87 @@
+"""Shadow: the candidate answers captured production traffic in the canary lane before any client sees an answer."""
+
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+
+from visionloop import layout
+from visionloop.errors import DataError
+from visionloop.monitoring.windows import parse_capture
+from visionloop.project import Project
+from visionloop.records import Release, RolloutState, ShadowEvidence
+from visionloop.serving.captured import Matrix, Pixels, matrix, to_images, usable
+from visionloop.serving.replay import describe, hold_together, judge
+from visionloop.stages.release.inputs import Inputs
+from visionloop.stages.release.rollout import Rollout, open_rollout
+from visionloop.stores import Stores
+from visionloop.stores.tables import workspace
+from visionloop.stores.triton import ModelRefused
+
+log = logging.getLogger(__name__)
+COLUMNS = ("probabilities", "image", "height", "width", "channels")
+
+
+def shadow(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
+    """Replay the newest captures of what serves; a Release record says why the candidate went no further."""
+    rollout = open_rollout(project, inputs, stores)
+    done = rollout.finished()
+    if done:
+        return done
+    state = rollout.require("shadow", "canary", "promoting")
+    if state.phase != "shadow":
+        return state
+    seen = _replay(rollout)
+    log.info("shadow of %s: %s", project.name, describe(seen))
+    state = rollout.advance(shadow=seen)
+    fault = judge(seen, project.release)
+    return rollout.end("rejected", f"in shadow: {fault}") if fault else rollout.advance(phase="canary")
+
+
+def _replay(rollout: Rollout) -> ShadowEvidence:
+    project, lane, version = rollout.project, rollout.stores.canary, rollout.candidate.version
+    champion: list[Matrix] = [np.empty((0, len(project.task.classes)), np.float32)]
+    answers = list(champion)
+    failed = 0
+    for images, before in _captured(rollout):
+        for start in range(0, len(images), project.serving.max_batch_size):
+            part = slice(start, start + project.serving.max_batch_size)
+            try:
+                answers.append(lane.infer(project.name, images[part], version=version))
+                champion.append(before[part])
+            except ModelRefused as error:
+                log.warning("a replayed request failed: %s", error)
+                failed += len(images[part])
+    return hold_together(np.concatenate(champion), np.concatenate(answers), failed=failed)
+
+
+def _captured(rollout: Rollout) -> Iterator[tuple[Pixels, Matrix]]:
+    """Images that the champion answered, and its answers; the newest files first, up to `shadow_images`."""
+    serving, stores, project = rollout.serving(), rollout.stores, rollout.project
+    assert serving is not None  # the shadow is left out where nothing serves
+    prefix = f"{layout.captures(project.name)}version={serving.version}/"
+    captures = [found for item in stores.objects.scan(prefix) if (found := parse_capture(item.key))]
+    left = project.release.shadow_images
+    with workspace(stores.settings.home) as folder:
+        for capture in sorted(captures, key=lambda one: one.at_ms, reverse=True):
+            if left <= 0:
+                return
+            path = folder / "capture.parquet"
+            stores.objects.download(capture.key, path)
+            images, answers = _read(rollout, capture.key, str(path))
+            yield images[:left], answers[:left]
+            left -= len(images)
+
+
+def _read(rollout: Rollout, key: str, path: str) -> tuple[Pixels, Matrix]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    task = rollout.project.task
+    try:
+        rows = pq.read_table(path, columns=list(COLUMNS))
+        rows = rows.filter(usable(rows, task.image, len(task.classes)))
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{rollout.stores.objects.uri(key)} is no capture file: {error}") from error
+    answers = matrix(rows["probabilities"]).reshape(len(rows), len(task.classes))
+    return to_images(rows["image"], task.image), answers
