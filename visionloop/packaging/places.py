@@ -8,11 +8,16 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def before_weights(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that the image goes through before any weight: the pre-processing."""
-    seen, names = {INPUT}, set()
+    """Names of the nodes that the image goes through before any weight: pre-processing, and sums about its shape."""
+    early: set[str] = {INPUT}
+    late: set[str] = set()
+    names: set[str] = set()
     for node in graph.node:  # ONNX asks for a topological order
-        if node.op_type not in WEIGHTED and seen & set(node.input):
-            seen.update(node.output)
+        inputs = set(node.input)
+        if node.op_type in WEIGHTED or inputs & late:
+            late.update(node.output)
+        elif inputs & early:
+            early.update(node.output)
             names.add(node.name)
     return names
 
