@@ -52,7 +52,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-%: $(STAMP) ## measure: bench-dag_parse, bench-stack
+bench-%: $(STAMP) ## measure: bench-dag_parse, bench-stack, bench-variants
 	$(BIN)/python tools/bench_$*.py
 
 browser: # Chromium for the tests that look at pages

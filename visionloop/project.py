@@ -199,6 +199,28 @@ class Gate(Section):
     """With a champion: better on at least one critical or major scenario, with 95 % confidence."""
 
 
+class Packaging(Section):
+    """Which variants of a model are built, and what one may lose to be the one that is served."""
+
+    variants: list[Literal["fp32", "fp16", "int8"]] = ["fp32", "int8"]
+    """`fp32` is always built, named or not; the cheapest that passes the gate and loses no more than `max_loss` is
+    served. `int8` is for CPUs, `fp16` for GPUs."""
+    max_loss: Share = 0.005
+    """Most that a variant may lose against fp32 on any critical or major scenario, in the scenario's metric (0.005 is
+    half a point; the figure, not its interval)."""
+    calibration_samples: int = Field(512, ge=16, le=10_000)
+    """Training samples, stratified by class, that show int8 the ranges of its activations."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the lanes compute on; what a variant costs is measured on the same kind, else nothing but fp32 is served."""
+
+    @field_validator("variants")
+    @classmethod
+    def _distinct(cls, variants: list[str]) -> list[str]:
+        if len(set(variants)) < len(variants):
+            raise ValueError(f"variants must differ, some stand more than once: {', '.join(variants)}")
+        return variants
+
+
 class Serving(Section):
     """How Triton runs the model."""
 
@@ -315,6 +337,7 @@ class Project(Section):
     training: Training = Training()
     suite: Suite
     gate: Gate = Gate()
+    packaging: Packaging = Packaging()
     serving: Serving = Serving()
     release: Release
     monitoring: Monitoring = Monitoring()

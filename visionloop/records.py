@@ -202,6 +202,15 @@ class Artifact(Frozen):
     size_bytes: int
 
 
+class SliceParity(Frozen):
+    """How many decisions differ on a slice of the samples."""
+
+    name: str
+    """`column=value`, several joined by commas."""
+    samples: int
+    disagreements: int
+
+
 class Parity(Frozen):
     """ONNX against PyTorch on real samples: differences of probabilities, and how many decisions differ."""
 
@@ -209,6 +218,53 @@ class Parity(Frozen):
     max_abs_difference: float
     p99_abs_difference: float
     disagreements: int
+    quantiles: dict[str, float] = {}
+    """`p50`, `p99`, `p999` of each sample's largest difference."""
+    slices: list[SliceParity] = []
+    """Each class, and each slice of the suite."""
+
+
+class Calibration(Frozen):
+    """The training samples that showed INT8 its ranges: the same seed on the same snapshot finds them again."""
+
+    samples: int
+    seed: int
+    sample_ids_sha256: str
+    """SHA-256 of their ids, ascending, one a line."""
+
+
+class Change(Frozen):
+    """What a variant gains (or loses, below 0) against fp32 on one scenario."""
+
+    scenario: str
+    metric: str
+    severity: Literal["critical", "major", "info"]
+    difference: Interval
+    """Variant minus fp32 on the same samples (paired)."""
+    judged: bool
+    """False for `info` scenarios and those with too few samples: they speak against no variant."""
+
+
+class Trial(Frozen):
+    """One variant of a packaged model, measured: what it costs, what it loses, what the gate says to it."""
+
+    name: Literal["fp32", "fp16", "int8"]
+    sha256: str
+    size_bytes: int
+    seconds_per_1000_images: float | None
+    """On one thread of a CPU, or of a GPU; None: not measured, there was none."""
+    parity: Parity
+    """This variant against PyTorch."""
+    changes: list[Change]
+    gate: Literal["passed", "rejected"]
+    gate_reasons: list[str]
+
+
+class Variant(Trial):
+    """A trial and what became of it."""
+
+    chosen: bool
+    reason: str
 
 
 class Candidate(Record):
@@ -231,6 +287,14 @@ class Candidate(Record):
     image_shape: tuple[int, int, int]
     """Height, width, channels of the uint8 input."""
     parity: Parity
+    """Of the fp32 export: the proof that the graph is the trained model."""
+    variant: Literal["fp32", "fp16", "int8"] = "fp32"
+    """Which variant `model.onnx` is."""
+    variants: list[Variant] = []
+    """All that were built, fp32 first; empty in records from before there were variants."""
+    calibration: Calibration | None = None
+    page_uri: str | None = None
+    """The page with the table of variants."""
 
 
 class Approval(Record):

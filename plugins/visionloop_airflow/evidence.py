@@ -23,8 +23,23 @@ def body(candidate: Candidate, evaluation: Evaluation, champion: Candidate | Non
         f"ONNX against PyTorch on {parity.samples:,} samples: {parity.disagreements} other decisions, probabilities "
         f"differ by at most {parity.max_abs_difference:.1e}."
     )
-    link = f"[Evaluation page]({layout.page(candidate.project, evaluation.page_uri)})"
-    return "\n\n".join([*facts, table(evaluation.scenarios), packaged, link])
+    links = f"[Evaluation page]({layout.page(candidate.project, evaluation.page_uri)})"
+    if candidate.page_uri:
+        links += f", [candidate page]({layout.page(candidate.project, candidate.page_uri)})"
+    built = [variants(candidate)] if candidate.variants else []
+    return "\n\n".join([*facts, table(evaluation.scenarios), packaged, *built, links])
+
+
+def variants(candidate: Candidate) -> str:
+    """A row per variant of the model: which one is served, and why not the others."""
+    rows = [["variant", "1,000 images", "size", "outcome"], ["---"] * 4]
+    for variant in candidate.variants:
+        cost = variant.seconds_per_1000_images
+        name = f"**{variant.name}**" if variant.chosen else variant.name
+        shown = "not measured" if cost is None else f"{cost:.3f} s"
+        outcome = f"{'**served**' if variant.chosen else 'not served'}: {variant.reason}"
+        rows.append([name, shown, f"{variant.size_bytes / 1e6:.2f} MB", outcome])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def table(scenarios: list[ScenarioResult]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import demo, projects, release, rollout, stack
+from visionloop.cli import bundle, demo, projects, release, rollout, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ stack.register(app)
 projects.register(app)
 release.register(app)
 rollout.register(app)
+bundle.register(app)
 demo.register(app)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from visionloop.data.images import decode_batch
-from visionloop.project import Task
+from visionloop.project import Scenario, Task
 from visionloop.tasks import open_task
 
 COLUMNS = ("sample_id", "label", "batch", "metadata", "image")
@@ -35,6 +35,12 @@ class TestSamples:
         for column, value in conditions.items():
             chosen &= self.columns[column] == value if column in self.columns else False
         return chosen
+
+    def slices(self, scenarios: Iterable[Scenario]) -> dict[str, NDArray[np.bool_]]:
+        """Name -> which samples [N]: each slice of the suite, then each class; the name is `column=value`."""
+        asked = [scenario.where for scenario in scenarios if scenario.where]
+        asked += [{"label": str(label)} for label in np.unique(self.columns["label"])]
+        return {",".join(f"{k}={v}" for k, v in sorted(where.items())): self.where(where) for where in asked}
 
 
 def choose(labels: NDArray[np.str_], limit: int, *, seed: int) -> NDArray[np.int64]:

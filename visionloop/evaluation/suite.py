@@ -32,12 +32,17 @@ class Contest:
 
     def answered(self, kind: str, severity: int) -> tuple[Classes, Classes | None]:
         """Class indices [N] of challenger and champion on all samples under a corruption."""
-        key = (kind, 0 if kind == "none" else severity)
+        key = key_of(kind, severity)
         if key not in self.answers:
             images = corrupt(self.samples.images, kind, severity, seed=self.seed)
             theirs = None if self.champion is None else self.champion(images).probabilities.argmax(1)
             self.answers[key] = (self.challenger(images).probabilities.argmax(1), theirs)
         return self.answers[key]
+
+
+def key_of(kind: str, severity: int) -> tuple[str, int]:
+    """What names a corruption; the clean samples have no severity."""
+    return kind, 0 if kind == "none" else severity
 
 
 def run_suite(scenarios: Sequence[Scenario], contest: Contest) -> list[ScenarioResult]:

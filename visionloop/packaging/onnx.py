@@ -38,7 +38,7 @@ class Served(nn.Module):
 def export(model: VisionModel, task: VisionTask) -> bytes:
     """The ONNX file, checked. Raises StageError when the model has an operation that ONNX has not."""
     shape = model.architecture.image
-    served = Served(folded(model).to("cpu").to(memory_format=torch.contiguous_format), task).eval()
+    served = Served(_plain(model), task).eval()
     # Batch 2: an exporter that sees 1 takes it for a constant.
     example = torch.zeros(2, shape.height, shape.width, shape.channels, dtype=torch.uint8)
     try:
@@ -55,10 +55,21 @@ def export(model: VisionModel, task: VisionTask) -> bytes:
     except torch.onnx.errors.OnnxExporterError as error:
         raise StageError(f"{model.architecture.backbone} cannot be exported to ONNX: {error}") from error
     assert program is not None
-    return _pinned(program.model_proto)
+    data = pinned(program.model_proto)
+    log.info("exported ONNX opset %d, IR %d, %d bytes", OPSET, IR_VERSION, len(data))
+    return data
 
 
-def _pinned(proto: onnx.ModelProto) -> bytes:
+def _plain(model: VisionModel) -> nn.Module:
+    """A copy for the CPU, in ONNX's own memory format: channels last, a pooling becomes a gather over strides."""
+    copied = folded(model).to("cpu").to(memory_format=torch.contiguous_format)
+    assert isinstance(copied, VisionModel)
+    copied.channels_last = False
+    return copied
+
+
+def pinned(proto: onnx.ModelProto) -> bytes:
+    """The file of a model, checked: IR version and opset as pinned, and nothing in it that names this machine."""
     proto.ir_version = IR_VERSION
     for entry in proto.opset_import:
         if entry.domain == "" and entry.version != OPSET:
@@ -72,5 +83,4 @@ def _pinned(proto: onnx.ModelProto) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     buffer = io.BytesIO()
     onnx.save_model(proto, buffer)
-    log.info("exported ONNX opset %d, IR %d, %d bytes", OPSET, IR_VERSION, buffer.tell())
     return buffer.getvalue()

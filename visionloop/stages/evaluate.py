@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from visionloop import layout
 from visionloop.errors import StageError
@@ -93,12 +92,7 @@ def _test_samples(project: Project, snapshot: Snapshot, stores: Stores, seed: in
     rows = choose(np.array(labels.to_pylist(), np.str_), project.suite.max_test_samples, seed=seed)
     if not len(rows):
         raise StageError(f"snapshot {snapshot.tag} has no test sample: deliver more data")
-    chosen, at, batches = set(rows.tolist()), 0, []
-    for batch in stores.datasets.batches(snapshot, split="test", columns=list(COLUMNS)):
-        keep = [at + offset in chosen for offset in range(batch.num_rows)]
-        batches.append(batch.filter(pa.array(keep, pa.bool_())))
-        at += batch.num_rows
-    return read_test_samples(batches, project.task)
+    return read_test_samples(stores.datasets.pick(snapshot, rows.tolist(), split="test", columns=COLUMNS), project.task)
 
 
 def _record(

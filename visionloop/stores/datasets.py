@@ -132,6 +132,17 @@ class Datasets:
             )
             yield from scanner.to_batches()
 
+    def pick(
+        self, snapshot: Snapshot, rows: Iterable[int], *, split: SplitName, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream some rows of a split by number (0 is the split's first), in the split's order."""
+        chosen, at = set(rows), 0
+        for batch in self.batches(snapshot, split=split, columns=columns):
+            keep = [at + offset in chosen for offset in range(batch.num_rows)]
+            at += batch.num_rows
+            if any(keep):
+                yield batch.filter(pa.array(keep, pa.bool_()))
+
     def take(self, snapshot: Snapshot, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """Rows by number (0 is the first row of the snapshot, all splits counted), in the order asked for."""
         with self._speaking(snapshot.project):

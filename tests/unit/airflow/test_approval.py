@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped,
 
 from tests.unit.airflow.conftest import ROOT, TaskInstance
 from visionloop import layout
-from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult
+from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult, Variant
 from visionloop.settings import load_settings
 from visionloop.stores import Stores, connect
 from visionloop_airflow import approval as module
@@ -258,6 +258,28 @@ def test_the_body_says_whether_there_is_a_champion():
     assert "first release" in body(CANDIDATE, EVALUATION, None)
     champion = CANDIDATE.model_copy(update={"version": 2})
     assert "Champion: version **2**. Both answered" in body(CANDIDATE, EVALUATION, champion)
+
+
+def variant(name, size, seconds, reason):
+    return Variant(
+        name=name, sha256=SHA, size_bytes=size, seconds_per_1000_images=seconds, parity=CANDIDATE.parity, changes=[],
+        gate="passed", gate_reasons=["fine"], chosen=name == "int8", reason=reason,
+    )  # fmt: skip
+
+
+def test_the_body_shows_the_variants_and_links_their_page():
+    assert "variant" not in body(CANDIDATE, EVALUATION, None)
+    built = [
+        variant("fp32", 629_733, 0.1034, "int8 is cheaper"),
+        variant("fp16", 315_777, None, "not measured"),
+        variant("int8", 167_558, 0.06, "it costs 58 %"),
+    ]
+    page = "s3://b/fashion/artifacts/candidate/cc/candidate.html"
+    shown = body(CANDIDATE.model_copy(update={"variants": built, "page_uri": page}), EVALUATION, None)
+    assert "| fp32 | 0.103 s | 0.63 MB | not served: int8 is cheaper |" in shown
+    assert "| fp16 | not measured | 0.32 MB | not served: not measured |" in shown
+    assert "| **int8** | 0.060 s | 0.17 MB | **served**: it costs 58 % |" in shown
+    assert "[candidate page](/visionloop/pages/fashion__release/candidate/cc/candidate.html)" in shown
 
 
 @pytest.mark.parametrize(

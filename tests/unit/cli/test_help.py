@@ -32,7 +32,7 @@ def test_the_commands() -> None:
     assert {" ".join(words) for words in ALL} == {
         *("up", "down", "status", "logs", "doctor", "demo"),
         *("project check", "project schema", "project init", "deliver"),
-        *("approve", "reject", "rollback"),
+        *("approve", "reject", "rollback", "bundle"),
         *("rollout status", "rollout pause", "rollout resume", "rollout promote", "rollout abort"),
     }
 

@@ -41,6 +41,7 @@ def test_a_minimal_file_gets_the_documented_defaults() -> None:
     project = parse_project(MINIMAL, PATH)
     assert project.training.start == "when_requested"
     assert project.release.approval == "required"
+    assert (project.packaging.variants, project.packaging.max_loss) == (["fp32", "int8"], 0.005)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,9 @@ def test_a_minimal_file_gets_the_documented_defaults() -> None:
         ("    - {name: overall, at_least: 1.5}", "    - {name: overall, at_least: 0.5}", 7, ["less than", "1.5"]),
         ("  classes: [a, a]", "  classes: [a, b]", 3, ["more than once: a"]),
         ("  approvers: []", "  approvers: [lea]", 8, ["name at least one Airflow user"]),
+        ("packaging: {variants: [fp32, int4]}\nrelease:", "release:", 8, ["packaging.variants", "'int8'", "'int4'"]),
+        ("packaging: {variants: [int8, int8]}\nrelease:", "release:", 8, ["packaging.variants", "more than once"]),
+        ("packaging: {max_los: 0.1}\nrelease:", "release:", 8, ["`packaging.max_los`", "did you mean `max_loss`?"]),
         ("project: P!", "project: p", 1, ["project", "'P!'"]),
         (
             "  image: {height: big, width: 28, channels: 1}",

@@ -166,3 +166,13 @@ def test_what_is_not_there(datasets: Datasets) -> None:
     datasets.append("p", rows([1]), mark="one", since=0)
     with pytest.raises(NotFound):
         datasets.count(at(77))
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [9, 2, 3], list(range(10)), [3, 99]])
+def test_pick_takes_rows_of_a_split_by_number(datasets: Datasets, chosen: list[int]) -> None:
+    version = datasets.append("p", rows(range(20)), mark="m", since=0).version
+    in_test = images(datasets, version, "test")
+    batches = list(datasets.pick(at(version), chosen, split="test", columns=["image", "label"]))
+    found = [int(image) for batch in batches for image in batch.column("image").to_pylist()]
+    assert found == [number for place, number in enumerate(in_test) if place in chosen]
+    assert all(batch.num_rows and batch.schema.names == ["image", "label"] for batch in batches)

@@ -13,6 +13,7 @@ from tests.unit.training.shapes import CLASSES, TASK, samples
 from visionloop.data.images import encode_png
 from visionloop.errors import DataError
 from visionloop.evaluation.samples import TestSamples, choose, read_test_samples
+from visionloop.project import Scenario
 
 
 def row(number: int, label: str = CLASSES[0], batch: str = "one", **metadata: object) -> dict[str, object]:
@@ -94,3 +95,21 @@ def test_a_choice_is_stratified(counts: list[int], limit: int, seed: int) -> Non
 def test_another_seed_chooses_others() -> None:
     labels = np.repeat(["a", "b"], 100)
     assert not np.array_equal(choose(labels, 50, seed=1), choose(labels, 50, seed=2))
+
+
+def test_slices_are_those_of_the_suite_and_each_class() -> None:
+    labels, cameras = np.array(["b", "a", "b"], np.str_), np.array(["x", "x", "y"], np.str_)
+    found = TestSamples(np.zeros((3, 1, 1, 1), np.uint8), np.zeros(3, np.int64), {"label": labels, "camera": cameras})
+    suite = [
+        Scenario(name="all"),
+        Scenario(name="x", where={"camera": "x"}),
+        Scenario(name="noise", corruption="gaussian_noise"),
+        Scenario(name="both", where={"label": "b", "camera": "x"}),
+        Scenario(name="b", where={"label": "b"}),
+    ]
+    assert {name: mask.tolist() for name, mask in found.slices(suite).items()} == {
+        "camera=x": [True, True, False],
+        "camera=x,label=b": [True, False, False],
+        "label=b": [True, False, True],
+        "label=a": [False, True, False],
+    }

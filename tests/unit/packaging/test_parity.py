@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from visionloop.errors import StageError
-from visionloop.packaging.parity import compare, require
+from visionloop.packaging.parity import compare, report, require
 from visionloop.records import Parity
 
 
@@ -64,3 +64,21 @@ def test_no_number_is_no_parity() -> None:
 def test_the_record_of_one_sample() -> None:
     found = compare(answers()[:1], answers()[:1])
     assert found == Parity(samples=1, max_abs_difference=0.0, p99_abs_difference=0.0, disagreements=0)
+
+
+def test_the_report_has_quantiles_and_slices() -> None:
+    trained, packaged = answers(1000), answers(1000)
+    packaged[:10, 0] += 0.01
+    packaged[0] = [0.4, 0.6]  # one other decision, at the first sample
+    first, rest = np.arange(1000) < 4, np.arange(1000) >= 4
+    found = report(trained, packaged, {"camera=one": first, "camera=two": rest, "camera=none": first & rest})
+    assert found.model_copy(update={"quantiles": {}, "slices": []}) == compare(trained, packaged)
+    assert list(found.quantiles) == ["p50", "p99", "p999"]
+    differences = [0.5] + [0.01] * 9 + [0.0] * 990
+    assert found.quantiles["p50"] == pytest.approx(0.0, abs=1e-6)
+    assert found.quantiles["p99"] == pytest.approx(np.quantile(differences, 0.99), abs=1e-6)
+    assert found.quantiles["p999"] == pytest.approx(np.quantile(differences, 0.999), abs=1e-6)
+    assert [(part.name, part.samples, part.disagreements) for part in found.slices] == [
+        ("camera=one", 4, 1),
+        ("camera=two", 996, 0),
+    ]

@@ -30,6 +30,7 @@ suite:
     - {name: overall, severity: critical, at_least: 0.8, not_worse_by: 0.02}
     - {name: camera-one, severity: major, where: {camera: one}, not_worse_by: 0.05}
     - {name: noise, severity: info, corruption: gaussian_noise, corruption_severity: 5, at_least: 1.0}
+packaging: {variants: [fp32]}
 release: {approval: automatic}
 """
 IMAGES = 500

@@ -1,6 +1,7 @@
 """Package: ONNX equal to the trained model, everything a server needs, and one version however often it runs."""
 
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,12 +13,16 @@ from google.protobuf import text_format
 from onnx import numpy_helper
 from tritonclient.grpc import model_config_pb2
 
-from tests.unit.stages.corners import World, a_project, bad, good
+from tests.unit.stages.corners import World, a_project, bad, good, weak_onnx
+from tests.unit.training.shapes import CLASSES
+from visionloop.data.images import decode_batch
 from visionloop.errors import IntegrityError, StageError, StoreError
 from visionloop.packaging import onnx as packaging_onnx
+from visionloop.packaging import trials
+from visionloop.packaging.quantize import quantize
 from visionloop.packaging.runtime import onnx_predictor
 from visionloop.project import Project
-from visionloop.records import Candidate, Evaluation, GateDecision
+from visionloop.records import Candidate, Evaluation, GateDecision, Snapshot
 from visionloop.serving.golden import read_golden
 from visionloop.stages import package
 from visionloop.stores import Stores
@@ -222,3 +227,130 @@ def test_mlflow_away_registers_nothing_and_later_all(world: World) -> None:
     assert world.registry.registered == [] and world.stores.ledger.all(Candidate, "corners") == []
     world.registry.down = False
     assert packaged(world, decision).version == 1
+
+
+# --- variants
+
+
+EVERY = "variants: [fp32, fp16, int8]"
+
+
+def test_each_variant_is_tried_and_the_best_is_served(world: World) -> None:
+    """INT8 or FP32, as the measurement on this machine has it; what is recorded fits what is served."""
+    decision = gated(world)
+    found = packaged(world, decision, a_project("variants: [fp32]", EVERY))
+    assert [variant.name for variant in found.variants] == ["fp32", "fp16", "int8"]
+    fp32, fp16, int8 = found.variants
+    assert found.parity == fp32.parity and fp32.changes == []
+    assert fp16.reason == "it is made for a GPU, the lanes compute on a CPU (packaging.device)"
+    assert 0 < fp32.parity.max_abs_difference < fp16.parity.max_abs_difference < int8.parity.max_abs_difference
+    assert fp32.size_bytes > 1.5 * fp16.size_bytes > 2 * int8.size_bytes
+
+    (served,) = (variant for variant in found.variants if variant.chosen)
+    model = artifact(world, found, "model.onnx")
+    assert (found.variant, found.model_sha256, len(model)) == (served.name, served.sha256, served.size_bytes)
+    assert world.registry.registered[0].tags["visionloop.variant"] == served.name
+    golden = read_golden(artifact(world, found, "golden.npz"))
+    assert np.allclose(golden.probabilities, onnx_predictor(model)(golden.images).probabilities, atol=1e-6)
+
+    assert [part.name for part in found.parity.slices] == ["camera=one", *(f"label={name}" for name in sorted(CLASSES))]
+    assert sum(part.samples for part in found.parity.slices[1:]) == found.parity.slices[0].samples == TESTED
+    assert [(change.scenario, change.judged) for change in int8.changes] == [
+        *(("overall", True), ("camera-one", True), ("noise", False)),
+    ]
+    assert int8.changes[0].difference.n == TESTED and int8.gate == "passed"
+
+
+def test_a_variant_that_is_cheaper_and_loses_too_much_is_not_served(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "measure", lambda models, images, device: {"fp32": 1.0, "int8": 0.3})
+    monkeypatch.setattr(trials, "quantize", lambda model, images: nudged(model, 20.0))
+    found = packaged(world, gated(world), a_project("variants: [fp32]", "variants: [int8], max_loss: 1.0"))
+    assert found.variant == "fp32" and found.variants[1].gate == "rejected"
+    assert "critical scenario overall failed" in found.variants[1].reason
+    low = a_project("at_least: 0.8", "at_least: 0.1")
+    low = low.model_copy(update={"packaging": low.packaging.model_copy(update={"variants": ["int8"]})})
+    found = packaged(world, gated(world), low)
+    assert found.variant == "fp32" and found.variants[1].gate == "passed"
+    assert re.match(r"it loses \d\d\.\d\d points in overall, 0\.50 may be lost", found.variants[1].reason)
+
+
+def test_a_cheaper_variant_that_loses_little_is_served_and_its_answers_are_the_golden_ones(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "measure", lambda models, images, device: {"fp32": 1.0, "int8": 0.3})
+    found = packaged(world, gated(world), a_project("variants: [fp32]", "variants: [int8], max_loss: 0.1"))
+    assert found.variant == "int8" and found.model_sha256 == found.variants[1].sha256
+    assert found.variants[1].reason.startswith("it costs 30 % of fp32 and loses at most ")
+    golden = read_golden(artifact(world, found, "golden.npz"))
+    model = artifact(world, found, "model.onnx")
+    assert np.allclose(golden.probabilities, onnx_predictor(model)(golden.images).probabilities, atol=1e-7)
+    exact = onnx_predictor(exported(good()))(golden.images).probabilities
+    assert not np.allclose(golden.probabilities, exact, atol=1e-7)
+    assert found.parity.max_abs_difference < 1e-4  # the proof is about the export
+
+
+def test_the_calibration_is_drawn_from_the_training_split_and_can_be_drawn_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr(trials, "quantize", lambda model, images: shown.append(images) or quantize(model, images))
+    decision = gated(world)
+    project = a_project("variants: [fp32]", "variants: [int8], calibration_samples: 40")
+    found = packaged(world, decision, project)
+    assert found.calibration is not None and (found.calibration.samples, found.calibration.seed) == (40, 3)
+    snapshot = world.stores.ledger.get(Snapshot, found.snapshot)
+    train = world.stores.datasets.read(snapshot, split="train", columns=["sample_id", "image"])
+    by_image = {
+        decode_batch([blob], project.task.image).tobytes(): name
+        for name, blob in zip(train["sample_id"].to_pylist(), train["image"].to_pylist(), strict=True)
+    }
+    ids = sorted(by_image[image.tobytes()] for image in shown[0])
+    listed = "".join(f"{name}\n" for name in ids)
+    assert len(set(ids)) == 40 and found.calibration.sample_ids_sha256 == hashlib.sha256(listed.encode()).hexdigest()
+    again = packaged(world, decision, a_project("variants: [fp32]", "variants: [int8], calibration_samples: 41"))
+    assert again.calibration is not None and again.calibration.samples == 41 and again.id != found.id
+    assert np.array_equal(shown[0], images_of(world, project, found, 40))
+
+
+def images_of(world: World, project: Project, candidate: Candidate, count: int) -> np.ndarray:
+    lineage = package._lineage(package.Inputs(gate_decision=candidate.gate_decision), world.stores)
+    return package._calibration(project, lineage, world.connect())[0]
+
+
+def test_variants_face_the_champion_of_the_evaluation(world: World) -> None:
+    """It serves no more when the model is packaged, and what the gate compared with still counts."""
+    world.snapshot("zero", seed=8)
+    training_run = world.training_run(world.snapshot())
+    champion = world.champion(exported(good()))  # as good as the challenger: nothing improves
+    evaluation = world.stores.ledger.uri(world.evaluation(training_run))
+    world.champion(weak_onnx())
+    values = {
+        "id": "g",
+        "project": "corners",
+        "evaluation": evaluation,
+        "outcome": "passed",
+        "reasons": ["let through"],
+    }
+    decision = world.stores.ledger.uri(world.stores.ledger.put(GateDecision.model_validate(values)))
+    with pytest.raises(StageError, match=r"no variant may be served: fp32: the gate rejects it: no critical or major"):
+        packaged(world, decision)
+    assert world.registry.challenger("corners") is None
+    found = packaged(world, decision, a_project("release:", "gate: {must_improve: false}\nrelease:"))
+    assert found.variant == "fp32" and champion.version == 1
+
+
+def test_the_page_has_the_table_of_variants(world: World) -> None:
+    found = packaged(world, gated(world), a_project("variants: [fp32]", EVERY))
+    assert found.page_uri is not None and found.page_uri.endswith(f"artifacts/candidate/{found.id}/candidate.html")
+    page = world.stores.objects.get(world.stores.objects.key(found.page_uri)).decode()
+    assert page.startswith("<!doctype html>") and "http" not in page.replace("http-equiv", "")
+    for words in ("FP32", "FP16", "INT8", found.model_sha256, "camera=one", "label=top-left", *REASONS):
+        assert words in page, words
+    alone = packaged(world, gated(world))
+    page = world.stores.objects.get(world.stores.objects.key(alone.page_uri or "")).decode()
+    assert "FP32 is what would be served." in page and "INT8" not in page
+
+
+REASONS = ("it is made for a GPU, the lanes compute on a CPU (packaging.device)", "A variant may lose 0.50 points")

@@ -1,0 +1,112 @@
+"""Bundle: the champion or a named version, approved, verified; and the command that writes it."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.cli.conftest import Run, run  # noqa: F401
+from tests.unit.stages.corners import TEXT, World, weak_onnx
+from tests.unit.training.shapes import samples
+from visionloop import layout
+from visionloop.errors import IntegrityError, NotFound
+from visionloop.packaging import golden
+from visionloop.packaging.runtime import onnx_predictor
+from visionloop.records import Artifact, Candidate
+from visionloop.stages import approve, bundle
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def champion(world: World, *, decision: str | None = "approved") -> Candidate:
+    """A version that serves, with its golden answers."""
+    shown = samples(8).images
+    answers = golden.pack(shown, onnx_predictor(weak_onnx())(shown).probabilities, np.zeros(8, np.int64))
+    files = {"model.onnx": weak_onnx(), "golden.npz": answers}
+    number = len(world.registry.registered) + 1
+    artifacts = {}
+    for name, data in files.items():
+        uri = world.stores.objects.put(layout.artifact("corners", "candidate", f"champion-{number}", name), data)
+        artifacts[name] = Artifact(uri=uri, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+    made = world.champion(weak_onnx(), artifacts=artifacts)
+    if decision:
+        said = {"decision": decision, "by": "visionloop", "mode": "automatic", "reason": "the gate is enough"}
+        inputs = approve.Inputs.model_validate({"candidate": world.stores.ledger.uri(made), **said})
+        approve.run(world.project, inputs, world.stores)
+    return made
+
+
+def bundled(world: World, version: int | None = None) -> tuple[Candidate, bytes]:
+    return bundle.run(world.project, bundle.Inputs(version=version), world.connect())
+
+
+def test_the_champion_unless_a_version_is_named(world: World) -> None:
+    first, second = champion(world), champion(world)
+    assert bundled(world)[0] == second
+    found, data = bundled(world, 1)
+    assert found == first and data == bundled(world, 1)[1] and data != bundled(world)[1]
+
+
+def test_no_champion_and_no_such_version(world: World) -> None:
+    with pytest.raises(NotFound, match="corners has no champion yet"):
+        bundled(world)
+    champion(world)
+    with pytest.raises(NotFound, match="no version 7: there are 1"):
+        bundled(world, 7)
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"), [(None, "nobody has decided about it"), ("rejected", "it is rejected by visionloop")]
+)
+def test_what_nobody_let_go_goes_nowhere(world: World, decision: str | None, words: str) -> None:
+    champion(world, decision=decision)
+    with pytest.raises(IntegrityError, match=f"version 1 of corners is not approved for bundling: {words}"):
+        bundled(world)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
+def test_a_changed_file_is_refused(world: World, name: str) -> None:
+    made = champion(world)
+    world.stores.objects.put(world.stores.objects.key(made.artifacts[name].uri), b"other")
+    with pytest.raises(IntegrityError, match="it was changed"):
+        bundled(world)
+
+
+# --- the command
+
+
+@pytest.fixture
+def command(world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:  # noqa: F811
+    (tmp_path / "projects" / "corners").mkdir(parents=True)
+    (tmp_path / "projects" / "corners" / "project.yaml").write_text(TEXT)
+    monkeypatch.setenv("VISIONLOOP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VISIONLOOP_PROJECTS", str(tmp_path / "projects"))
+    monkeypatch.setattr("visionloop.stores.connect", lambda settings: world.connect())
+    return run
+
+
+def test_the_command_writes_the_file_and_says_its_digest(world: World, command: Run, tmp_path: Path) -> None:
+    made, out = champion(world), tmp_path / "edge" / "corners.zip"
+    shown = command(f"bundle corners --out {out}")
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert shown.code == 0 and f"SHA-256 {digest}" in shown.out
+    assert "python -m zipfile -e corners.zip . && python corners-1/run.py --check" in shown.out
+    assert out.stat().st_mode & 0o777 == 0o644 and zipfile.ZipFile(out).testzip() is None
+    told = json.loads(command(f"bundle corners --out {out} --version 1 --json").out)
+    assert (told["sha256"], told["version"], told["model_sha256"]) == (digest, 1, made.model_sha256)
+    assert [path.name for path in out.parent.iterdir()] == ["corners.zip"]
+
+
+def test_the_command_says_what_is_wrong(world: World, command: Run, tmp_path: Path) -> None:
+    missing = command(f"bundle corners --out {tmp_path / 'x.zip'}")
+    assert (missing.code, missing.out) == (1, "") and "no champion yet" in missing.err
+    champion(world)
+    blocked = command(f"bundle corners --out {tmp_path / 'projects/corners/project.yaml/x.zip'}")
+    assert blocked.code == 1 and "cannot be written" in blocked.err and "--out" in blocked.err
+    assert not list(tmp_path.glob("*.zip"))

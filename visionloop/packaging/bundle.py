@@ -1,0 +1,88 @@
+"""A model for the edge as one file: ONNX, labels, what to do with an image, digests, known answers, and a runner.
+
+The runner needs nothing but onnxruntime and numpy, and refuses to answer where a byte is not as it was packed. The
+same candidate gives the same bytes: entries are stored, not compressed, and carry no time.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import onnx
+
+from visionloop.packaging.graph import INPUT, PROBABILITIES
+from visionloop.records import Candidate
+from visionloop.serving.golden import TIE
+
+RUNNER = Path(__file__).parent / "bundled" / "run.py"
+MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.npz", "manifest.json"
+
+
+def pack(candidate: Candidate, *, model: bytes, golden: bytes) -> bytes:
+    """The archive; the caller has verified both files. All lies in one folder, `<project>-<version>/`."""
+    files = {
+        MODEL: model,
+        GOLDEN: golden,
+        "labels.json": _json(candidate.classes),
+        "preprocessing.json": _json(preprocessing(candidate)),
+        "about.json": _json(about(candidate, model)),
+        "run.py": RUNNER.read_bytes(),
+    }
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    files[MANIFEST] = _json(digests)
+    return _zipped(folder(candidate), files)
+
+
+def folder(candidate: Candidate) -> str:
+    """Name of the folder inside."""
+    return f"{candidate.project}-{candidate.version}"
+
+
+def preprocessing(candidate: Candidate) -> dict[str, object]:
+    """What the caller has to do with an image, and what the graph does itself."""
+    channels = candidate.image_shape[2]
+    return {
+        "input": INPUT,
+        "output": PROBABILITIES,
+        "type": "uint8",
+        "layout": "NHWC",
+        "shape": list(candidate.image_shape),
+        "colour": "grey (ITU-R 601 luma)" if channels == 1 else "RGB",
+        "range": [0, 255],
+        "resize": "bilinear with antialiasing, as Pillow's BILINEAR; to the shape, aspect ratio not kept",
+        "orientation": "upright: EXIF's orientation is applied first",
+        "normalisation": "none: scaling and normalisation are part of the graph",
+        "tie": TIE,
+    }
+
+
+def about(candidate: Candidate, model: bytes) -> dict[str, object]:
+    """Where the model comes from."""
+    proto = onnx.load_from_string(model)
+    return {
+        "project": candidate.project,
+        "version": candidate.version,
+        "variant": candidate.variant,
+        "candidate": candidate.id,
+        "model_sha256": candidate.model_sha256,
+        "packaged_at": candidate.created_at.isoformat(),
+        "code_revision": candidate.code_revision,
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        "ir_version": proto.ir_version,
+    }
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _zipped(root: str, files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{root}/{name}")  # its time is 1980-01-01
+            entry.create_system, entry.external_attr = 3, 0o644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""Bundle: an approved version of a model as one file for machines that run no server. Nothing is recorded."""
+
+import logging
+
+from visionloop.errors import IntegrityError, NotFound
+from visionloop.packaging.bundle import GOLDEN, MODEL, pack
+from visionloop.project import Project
+from visionloop.records import Approval, Artifact, Candidate, Frozen, record_id
+from visionloop.stores import Stores
+from visionloop.stores.objects import get_verified
+
+log = logging.getLogger(__name__)
+
+
+class Inputs(Frozen):
+    """What to bundle."""
+
+    version: int | None = None
+    """Unset: the champion."""
+
+
+def run(project: Project, inputs: Inputs, stores: Stores) -> tuple[Candidate, bytes]:
+    """The candidate and its bundle. Raises NotFound without such a version, IntegrityError for one not approved."""
+    uri = _named(project, inputs.version, stores)
+    candidate = stores.ledger.get(Candidate, uri)
+    _check(project, uri, candidate, stores)
+    files = {name: _artifact(candidate, name, stores) for name in (MODEL, GOLDEN)}
+    bundle = pack(candidate, model=files[MODEL], golden=files[GOLDEN])
+    log.info("bundled version %d of %s: %d bytes", candidate.version, project.name, len(bundle))
+    return candidate, bundle
+
+
+def _named(project: Project, version: int | None, stores: Stores) -> str:
+    """URI of the candidate."""
+    if version is None:
+        champion = stores.registry.champion(project.name)
+        if champion is None:
+            raise NotFound(f"{project.name} has no champion yet: release a version, or name an approved one")
+        return champion.candidate
+    known = stores.ledger.all(Candidate, project.name)
+    for candidate in reversed(known):
+        if candidate.version == version:
+            return stores.ledger.uri(candidate)
+    versions = ", ".join(str(number) for number in sorted({candidate.version for candidate in known}))
+    raise NotFound(f"{project.name} has no version {version}: there are {versions or 'none'}")
+
+
+def _check(project: Project, uri: str, candidate: Candidate, stores: Stores) -> None:
+    """What nobody let go goes nowhere, the edge included."""
+    approval = stores.ledger.find(Approval, project.name, record_id("approval", project.name, candidate=uri))
+    if candidate.project != project.name:
+        raise IntegrityError(f"candidate {uri} is of project {candidate.project}, not {project.name}")
+    if approval is None or approval.decision != "approved" or approval.model_sha256 != candidate.model_sha256:
+        found = "nobody has decided about it" if approval is None else f"it is {approval.decision} by {approval.by}"
+        raise IntegrityError(
+            f"version {candidate.version} of {project.name} is not approved for bundling: {found}; approve it first"
+        )
+
+
+def _artifact(candidate: Candidate, name: str, stores: Stores) -> bytes:
+    artifact: Artifact = candidate.artifacts[name]
+    expected = candidate.model_sha256 if name == MODEL else artifact.sha256
+    return get_verified(stores.objects, artifact.uri, expected)
