@@ -41,6 +41,8 @@ class Settings(BaseModel):
     """JSON file `{user: password}` of Airflow's users on this machine."""
     endpoint_url: str | None = None
     """The endpoint that product teams call (Envoy), `http://host:port`; HTTP/1.1 and gRPC (h2c) share the port."""
+    endpoint_key: Path | None = None
+    """File with the API key that the endpoint wants of this caller; unset: none is sent."""
     envoy_admin_url: str | None = None
     """Envoy's admin interface, `http://host:port`."""
     stable_grpc: str | None = None

@@ -4,7 +4,7 @@ import logging
 
 from visionloop.project import Project
 from visionloop.records import CanaryStep, Candidate, LaneEvidence, Release, RolloutState
-from visionloop.serving.client import Client
+from visionloop.serving.client import open_client
 from visionloop.serving.golden import Golden, read_golden
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.probes import Tally, send_probes
@@ -50,7 +50,7 @@ def _step(rollout: Rollout, percent: int, goldens: dict[str, Golden]) -> CanaryS
             canary_percent=percent, lanes=[], outcome="failed", reason="the canary lane fails the endpoint's checks"
         )
     before = routes.lane_stats(project.name)
-    with Client(rollout.stores.settings.need("endpoint_url"), project) as client:
+    with open_client(rollout.stores.settings, project) as client:
         tallies = send_probes(
             client,
             goldens,
