@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import demo, projects, release, stack
+from visionloop.cli import demo, predict, projects, release, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 stack.register(app)
 projects.register(app)
 release.register(app)
+predict.register(app)
 demo.register(app)
 
 

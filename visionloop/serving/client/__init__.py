@@ -10,8 +10,21 @@ failure says (`failures`).
 
 from visionloop.serving.client.asynchronous import AsyncClient, connect_async
 from visionloop.serving.client.failures import EndpointError
+from visionloop.serving.client.files import Predicted, image_files, predict_files
 from visionloop.serving.client.messages import Answer
 from visionloop.serving.client.model import Model
 from visionloop.serving.client.synchronous import Client, connect, open_client
 
-__all__ = ["Answer", "AsyncClient", "Client", "EndpointError", "Model", "connect", "connect_async", "open_client"]
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "EndpointError",
+    "Model",
+    "Predicted",
+    "connect",
+    "connect_async",
+    "image_files",
+    "open_client",
+    "predict_files",
+]

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from visionloop.errors import ConfigError, DataError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
-from visionloop.project import Project
+from visionloop.project import ImageShape, Project
 from visionloop.serving.triton_config import LABELS
 
 LARGEST_REQUEST_BYTES = (16 << 20) - (64 << 10)
@@ -38,6 +40,17 @@ class Model:
         if fitting < 1:
             raise DataError(f"one image of {self.name} is larger than the endpoint's largest request, 16 MiB")
         return min(self.max_batch_size, fitting)
+
+    @property
+    def shape(self) -> ImageShape:
+        """The size of its images, as project files have it. Raises ConfigError for one that no project may have."""
+        height, width, channels = self.image
+        try:
+            return ImageShape.model_validate({"height": height, "width": width, "channels": channels})
+        except ValidationError:
+            raise ConfigError(
+                f"{self.name} expects {self.expected}: image files are fitted to 8 to 1024 pixels a side, grey or RGB"
+            ) from None
 
     @property
     def expected(self) -> str:
