@@ -12,8 +12,8 @@ SIDE = 8
 CLASSES = ["dark", "middle", "bright"]
 
 
-def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0) -> Path:
-    """Write a model of the contract: image UINT8 [-1,8,8,1] -> probabilities [-1,3], embedding [-1,1]."""
+def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0, side: int = SIDE) -> Path:
+    """Write a model of the contract: image UINT8 [-1,side,side,1] -> probabilities [-1,3], embedding [-1,1]."""
     weight = np.array([[-24.0, 0.0, 24.0]], np.float32) * (-1 if flipped else 1)
     constants = {
         "scale": np.array(255.0, np.float32),
@@ -34,7 +34,7 @@ def tiny_onnx(path: Path, *, flipped: bool = False, bias: float = 0.0) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, SIDE, SIDE, 1])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, side, side, 1])],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(CLASSES)]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 1]),
