@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import demo, predict, projects, release, stack
+from visionloop.cli import demo, keys, predict, projects, release, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ stack.register(app)
 projects.register(app)
 release.register(app)
 predict.register(app)
+keys.register(app)
 demo.register(app)
 
 

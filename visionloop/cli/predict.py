@@ -75,15 +75,17 @@ def _open(project: str, url: str | None, settings: Settings) -> tuple["Client", 
     from visionloop.data.images import MAX_SIDE
     from visionloop.serving.client import Client, connect, open_client
 
+    # The loop's own key is for its own endpoint; another one is sent what was named for it, or none.
+    key_file = settings.own_key_file if url == settings.endpoint_url else settings.endpoint_key
     try:
         loaded = load_project(project_file(settings.projects, project))
     except ConfigError:
         if url is None or (settings.projects / project / "project.yaml").exists():
             raise
-        return connect(url, project, key_file=settings.endpoint_key), MAX_SIDE
+        return connect(url, project, key_file=key_file), MAX_SIDE
     max_side = loaded.data.contract.max_side
     if url is not None:
-        return Client(url, loaded, key_file=settings.endpoint_key), max_side
+        return Client(url, loaded, key_file=key_file), max_side
     return open_client(settings, loaded), max_side
 
 

@@ -33,7 +33,7 @@ def test_the_commands() -> None:
         *("up", "down", "status", "logs", "doctor", "demo"),
         *("project check", "project schema", "project init", "deliver"),
         *("approve", "reject", "rollback"),
-        "predict",
+        *("predict", "endpoint-key add", "endpoint-key list", "endpoint-key remove"),
     }
 
 

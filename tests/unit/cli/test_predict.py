@@ -12,6 +12,7 @@ from PIL import Image
 from tests.unit.serving.endpoint import Asked, Failed, Said, endpoint
 from visionloop.data.images import decode_batch
 from visionloop.project import ImageShape, load_project
+from visionloop.serving.keys import add_key, read_keys
 from visionloop.serving.triton_config import render
 
 from .conftest import Run
@@ -190,3 +191,15 @@ def test_the_key_of_the_settings_goes_along(
     shown = run("predict p --json", str(save(tmp_path / "a.png", 1)))
     assert lane.asked[0].headers["x-api-key"] == "s3cret-s3cret-s3cret"
     assert "s3cret" not in shown.out + shown.err
+
+
+def test_the_loops_own_key_goes_to_its_own_endpoint_only(
+    run: Run, url: str, lane: Lane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = add_key(tmp_path / "keys", "belt") and read_keys(tmp_path / "keys")["visionloop"]
+    monkeypatch.setenv("VISIONLOOP_ENDPOINT_KEYS", str(tmp_path / "keys"))
+    path = str(save(tmp_path / "a.png", 1))
+    elsewhere = url.replace("127.0.0.1", "localhost")
+    for options in ("", f"--url {url}", f"--url {elsewhere}"):
+        run(f"predict p {options}", path)
+    assert [asked.headers.get("x-api-key") for asked in lane.asked] == [key, key, None]

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from visionloop.project import Project
 from visionloop.serving.client.call import AT_ONCE, Call, Endpoint, Images, Request, key_metadata, plan
-from visionloop.serving.client.channel import DESCRIBE_SECONDS, config_request, open_channel, read_key
+from visionloop.serving.client.channel import DESCRIBE_SECONDS, config_request, open_channel
 from visionloop.serving.client.failures import not_described
 from visionloop.serving.client.messages import Answer
 from visionloop.serving.client.model import Model, of_config, of_project
@@ -26,7 +26,7 @@ class AsyncClient:
 
         self.url = url
         self.model = of_project(model) if isinstance(model, Project) else model
-        self._endpoint = Endpoint(url, self.model, most_tries, read_key(key_file))
+        self._endpoint = Endpoint(url, self.model, most_tries, key_metadata(key_file))
         self._channel: Any = open_channel(aio, url)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -109,7 +109,7 @@ async def connect_async(
     from grpc import aio
     from tritonclient.grpc import service_pb2_grpc
 
-    metadata = key_metadata(read_key(key_file))
+    metadata = key_metadata(key_file)
     async with open_channel(aio, url) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ from visionloop.serving.client.failures import EndpointError
 from visionloop.serving.client.messages import REQUEST_ID_HEADER, Answer
 from visionloop.serving.client.model import Model
 from visionloop.serving.client.retry import MOST_TRIES, pause_before_retry
-from visionloop.serving.envoy_routes import LANE_HEADER, PROBE_HEADER, SESSION_HEADER
+from visionloop.serving.envoy_routes import KEY_HEADER, LANE_HEADER, PROBE_HEADER, SESSION_HEADER
+from visionloop.serving.keys import read_key
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 AT_ONCE = 4
 """Requests of one client in flight: enough to keep a lane busy, few enough to leave others their turn."""
-KEY_HEADER = "x-api-key"
 TRACE_HEADER = "traceparent"
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,256}")
 TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -41,7 +42,8 @@ class Endpoint:
     url: str
     model: Model
     most_tries: int = MOST_TRIES
-    key: str | None = field(default=None, repr=False)
+    key: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    """The API key, as metadata."""
     versions: dict[str, int] = field(default_factory=dict)
     """Lane -> the version that it last answered with."""
 
@@ -181,12 +183,12 @@ def _metadata(endpoint: Endpoint, probe: bool, session: str | None, traceparent:
         if not TRACE.fullmatch(traceparent):
             raise DataError(f"expected a W3C traceparent 00-<32 hex>-<16 hex>-<2 hex>, found {traceparent[:80]!r}")
         metadata.append((TRACE_HEADER, traceparent))
-    return [*metadata, *key_metadata(endpoint.key)]
+    return [*metadata, *endpoint.key]
 
 
-def key_metadata(key: str | None) -> list[tuple[str, str]]:
-    """The API key as it goes along with a request."""
-    return [] if key is None else [(KEY_HEADER, key)]
+def key_metadata(path: Path | None) -> list[tuple[str, str]]:
+    """The API key in a file, as it goes along with a request. Raises ConfigError."""
+    return [] if path is None else [(KEY_HEADER, read_key(path))]
 
 
 def _ids(request_id: str | None, count: int) -> list[str]:

@@ -1,6 +1,5 @@
 """The connection to an endpoint: its address, the sizes and pauses of gRPC, and what the endpoint says of a model."""
 
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,17 +46,3 @@ def config_request(model: str) -> Any:
     from tritonclient.grpc import service_pb2
 
     return service_pb2.ModelConfigRequest(name=model)
-
-
-def read_key(path: Path | None) -> str | None:
-    """The API key that a file holds. Raises ConfigError that never shows it."""
-    if path is None:
-        return None
-    try:
-        key = path.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
-        raise ConfigError(f"the API key in {path} cannot be read: {reason}") from None
-    if not key.isprintable() or not key or " " in key:
-        raise ConfigError(f"{path} holds no API key: expected one line without spaces")
-    return key

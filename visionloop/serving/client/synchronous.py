@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from visionloop.project import Project
 from visionloop.serving.client.call import AT_ONCE, Call, Endpoint, Images, Request, key_metadata, plan
-from visionloop.serving.client.channel import DESCRIBE_SECONDS, config_request, open_channel, read_key
+from visionloop.serving.client.channel import DESCRIBE_SECONDS, config_request, open_channel
 from visionloop.serving.client.failures import not_described
 from visionloop.serving.client.messages import Answer
 from visionloop.serving.client.model import Model, of_config, of_project
@@ -31,7 +31,7 @@ class Client:
 
         self.url = url
         self.model = of_project(model) if isinstance(model, Project) else model
-        self._endpoint = Endpoint(url, self.model, most_tries, read_key(key_file))
+        self._endpoint = Endpoint(url, self.model, most_tries, key_metadata(key_file))
         self._channel: Any = open_channel(grpc, url)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="predict")
@@ -108,7 +108,7 @@ class Client:
 
 def open_client(settings: Settings, project: Project, *, most_tries: int = MOST_TRIES) -> Client:
     """A client of the endpoint that the settings name, with the key that they name."""
-    return Client(settings.need("endpoint_url"), project, key_file=settings.endpoint_key, most_tries=most_tries)
+    return Client(settings.need("endpoint_url"), project, key_file=settings.own_key_file, most_tries=most_tries)
 
 
 def connect(
@@ -127,7 +127,7 @@ def connect(
     import grpc
     from tritonclient.grpc import service_pb2_grpc
 
-    metadata = key_metadata(read_key(key_file))
+    metadata = key_metadata(key_file)
     with open_channel(grpc, url) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
