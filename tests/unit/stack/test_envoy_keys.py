@@ -7,7 +7,8 @@ import pytest
 
 from visionloop.errors import StackError
 from visionloop.serving.keys import add_key
-from visionloop.settings import Settings
+from visionloop.settings import Settings, env_file, load_settings
+from visionloop.stack.addresses import addressed, publish
 from visionloop.stack.envoy import ENVOY
 from visionloop.stack.service import Context, Launch
 
@@ -69,3 +70,13 @@ def test_keys_do_not_begin_on_a_running_stack(context: Context) -> None:
     add_key(context.home / "keys", "belt")
     with pytest.raises(StackError, match="was started without API keys: `visionloop down` first, then up"):
         ENVOY.refresh(context, step)
+
+
+def test_every_server_and_command_of_the_stack_learns_of_the_file(tmp_path: Path) -> None:
+    base = Settings(home=tmp_path, endpoint_keys=tmp_path / "keys")
+    told = addressed(base, [ENVOY], {}, PORTS)
+    assert told.endpoint_keys == tmp_path / "keys"
+    env_file(tmp_path).parent.mkdir()
+    publish(told)
+    assert load_settings({"VISIONLOOP_HOME": str(tmp_path)}).own_key_file == tmp_path / "keys"
+    assert addressed(Settings(home=tmp_path), [ENVOY], {}, PORTS).endpoint_keys is None
