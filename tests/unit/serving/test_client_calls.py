@@ -12,6 +12,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from visionloop.errors import ConfigError, DataError
 from visionloop.project import Project, parse_project
@@ -323,6 +325,17 @@ def test_a_model_packaged_without_labels_has_numbers(lane: Lane) -> None:
     text = render(PROJECT, 7).replace(LABELS, "other")
     with endpoint(lane, text) as url:
         assert ask_without_a_project(Client, url)[1].label == "1"
+
+
+@pytest.mark.parametrize("broken", ["dark, bright", "{}", "[1, 2]", ""])
+def test_labels_that_are_none_are_said(lane: Lane, broken: str) -> None:
+    config = text_format.Parse(render(PROJECT, 7), model_config_pb2.ModelConfig())
+    config.parameters[LABELS].string_value = broken
+    with (
+        endpoint(lane, text_format.MessageToString(config)) as url,
+        pytest.raises(ConfigError, match="p: expected a JSON list of labels"),
+    ):
+        connect(url, "p")
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

@@ -28,7 +28,7 @@ from visionloop.serving.keys import read_key
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
 AT_ONCE = 4
-"""Requests of one client in flight: enough to keep a lane busy, few enough to leave others their turn."""
+"""Requests in flight of the calls that need several: enough to keep a lane busy, few enough to leave others a turn."""
 TRACE_HEADER = "traceparent"
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,256}")
 TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

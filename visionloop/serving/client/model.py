@@ -91,7 +91,14 @@ def of_config(config: Any, labels: Sequence[str] | None) -> Model:
 
 
 def _own_labels(config: Any) -> tuple[str, ...]:
-    """Empty where the model was packaged without."""
+    """Empty where the model was packaged without. Raises ConfigError for labels that are no list of texts."""
     if LABELS not in config.parameters:
         return ()
-    return tuple(map(str, json.loads(config.parameters[LABELS].string_value)))
+    text = config.parameters[LABELS].string_value
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f"{config.name}: expected a JSON list of labels in `{LABELS}`, found {text[:80]!r}")
+    return tuple(labels)
