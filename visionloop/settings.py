@@ -41,6 +41,10 @@ class Settings(BaseModel):
     """JSON file `{user: password}` of Airflow's users on this machine."""
     endpoint_url: str | None = None
     """The endpoint that product teams call (Envoy), `http://host:port`; HTTP/1.1 and gRPC (h2c) share the port."""
+    endpoint_key: Path | None = None
+    """File with the API key that this caller sends; unset: the loop's own of `endpoint_keys`, if there are any."""
+    endpoint_keys: Path | None = None
+    """File of `client: key` lines, mode 0600: the endpoint answers nobody else; unset: it asks for no key."""
     envoy_admin_url: str | None = None
     """Envoy's admin interface, `http://host:port`."""
     stable_grpc: str | None = None
@@ -53,6 +57,11 @@ class Settings(BaseModel):
     """Folder that Envoy watches for clusters and routes."""
     capture_url: str | None = None
     """The capture service's health and counters, `http://host:port`."""
+
+    @property
+    def own_key_file(self) -> Path | None:
+        """Where the key lies that this caller sends to the endpoint."""
+        return self.endpoint_key or self.endpoint_keys
 
     def need(self, field: str) -> str:
         """Return the value of `field` as text, or raise ConfigError that says how to set it."""
@@ -77,6 +86,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     home = Path(given.get("home", ".visionloop")).absolute()
     values: dict[str, str | Path] = {**_read_env_file(env_file(home)), **given, "home": home}
     values["projects"] = Path(values.get("projects", "projects")).absolute()
+    for name in ("endpoint_key", "endpoint_keys"):  # read by jobs too, which run in folders of their own
+        if name in values:
+            values[name] = Path(values[name]).absolute()
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import bundle, demo, projects, release, rollout, stack
+from visionloop.cli import bundle, demo, keys, predict, projects, release, rollout, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ projects.register(app)
 release.register(app)
 rollout.register(app)
 bundle.register(app)
+predict.register(app)
+keys.register(app)
 demo.register(app)
 
 

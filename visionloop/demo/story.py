@@ -30,7 +30,7 @@ from visionloop.demo.watch import DAGS, Watch
 from visionloop.errors import StageError
 from visionloop.project import Project
 from visionloop.records import Approval, Candidate, DriftReport, Evaluation, Release, TriggerDecision
-from visionloop.serving.client import Client
+from visionloop.serving.client import open_client
 from visionloop.settings import Settings
 from visionloop.stages import deliver
 from visionloop.stores import connect
@@ -55,7 +55,7 @@ class Story:
         self.project, self.settings, self.console = project, settings, console
         self.stores = connect(settings)
         self.airflow = open_airflow(settings)
-        self.client = Client(settings.need("endpoint_url"), project)
+        self.client = open_client(settings, project, most_tries=1)  # what fails is to be seen
         self.watch = Watch(self.airflow, project.name, console)
         self.stages: list[Timed] = []
         self.served: dict[str, Served] = {}

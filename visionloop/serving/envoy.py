@@ -6,16 +6,19 @@ a file that is renamed into it takes effect within milliseconds, and one that is
 
 import base64
 import json
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from visionloop.atomic import write_whole
+from visionloop.errors import ConfigError
 from visionloop.serving.addresses import LOOPBACK, Addresses
 from visionloop.serving.envoy_clusters import render_clusters
-from visionloop.serving.envoy_routes import CAPTURE_FILTER, read_routes, render_routes
+from visionloop.serving.envoy_routes import CAPTURE_FILTER, KEY_FILTER, KEY_HEADER, read_routes, render_routes
 
 Json = dict[str, Any]
+Keys = dict[str, str] | None
 
 BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
@@ -40,20 +43,39 @@ end
 """gRPC has the model's name in the body; routes read headers."""
 
 
-def write_initial(folder: Path, addresses: Addresses) -> None:
-    """Write all that `envoy -c FOLDER/bootstrap.json` reads; models that had routes keep them, whatever the ports."""
+def write_initial(folder: Path, addresses: Addresses, *, keys: Keys = None) -> None:
+    """Write all that `envoy -c FOLDER/bootstrap.json` reads; models that had routes keep them, whatever the ports.
+
+    `keys`: client -> API key; None: everybody who reaches the endpoint is answered.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     models = read_routes(_read(folder / "rds.json"))
     write_json(folder / "addresses.json", asdict(addresses))
     write_json(folder / "cds.json", render_clusters(models, addresses, version="initial"))
     write_json(folder / "rds.json", render_routes(models, version="initial"))
-    write_json(folder / "lds.json", {"version_info": "initial", "resources": [listener(folder, addresses)]})
+    write_json(folder / "lds.json", _listeners(folder, addresses, keys, version="initial"))
     write_json(folder / "bootstrap.json", bootstrap(folder, addresses))
 
 
 def read_addresses(folder: Path) -> Addresses:
     """What `write_initial` was given. Raises FileNotFoundError where it never ran."""
     return Addresses(**json.loads((folder / "addresses.json").read_text()))
+
+
+def change_keys(folder: Path, keys: Keys) -> None:
+    """Let a running endpoint take other keys. Raises ConfigError where it was started without, or would be left so.
+
+    A listener that begins or ends to ask for keys is a matter of a start: the loop's own servers must know of it too.
+    """
+    before = json.loads((folder / "lds.json").read_text())
+    asked = any(found["name"] == KEY_FILTER for found in _filters_of(before["resources"][0]))
+    if asked != (keys is not None):
+        raise ConfigError(
+            f"the endpoint was started {'with' if asked else 'without'} API keys: `visionloop down` first, then up"
+        )
+    after = _listeners(folder, read_addresses(folder), keys, version=uuid.uuid4().hex)
+    if after["resources"] != before["resources"]:
+        write_json(folder / "lds.json", after)
 
 
 def bootstrap(folder: Path, addresses: Addresses) -> Json:
@@ -68,14 +90,16 @@ def bootstrap(folder: Path, addresses: Addresses) -> Json:
     }
 
 
-def listener(folder: Path, addresses: Addresses) -> Json:
+def listener(folder: Path, addresses: Addresses, keys: Keys = None) -> Json:
     """The endpoint."""
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": "endpoint",
         "address": _address(addresses.listener_host, addresses.listener_port),
         "per_connection_buffer_limit_bytes": BODY_LIMIT_BYTES,
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": _connection_manager(folder, addresses)}]}],
+        "filter_chains": [
+            {"filters": [{"name": "http", "typed_config": _connection_manager(folder, addresses, keys)}]}
+        ],
     }
 
 
@@ -84,7 +108,16 @@ def write_json(path: Path, value: Json) -> None:
     write_whole(path, json.dumps(value, indent=1))
 
 
-def _connection_manager(folder: Path, addresses: Addresses) -> Json:
+def _listeners(folder: Path, addresses: Addresses, keys: Keys, *, version: str) -> Json:
+    return {"version_info": version, "resources": [listener(folder, addresses, keys)]}
+
+
+def _filters_of(endpoint: Json) -> list[Json]:
+    found: list[Json] = endpoint["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    return found
+
+
+def _connection_manager(folder: Path, addresses: Addresses, keys: Keys) -> Json:
     return {
         "@type": _http("network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "endpoint",
@@ -97,13 +130,14 @@ def _connection_manager(folder: Path, addresses: Addresses) -> Json:
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
         "stream_idle_timeout": f"{IDLE_SECONDS}s",
         "request_headers_timeout": f"{IDLE_SECONDS}s",
-        "http_filters": _filters(addresses),
+        "http_filters": _filters(addresses, keys),
     }
 
 
-def _filters(addresses: Addresses) -> list[Json]:
+def _filters(addresses: Addresses, keys: Keys) -> list[Json]:
     capture = [_capture_filter()] if addresses.capture_grpc else []
     return [
+        *([_key_filter(keys)] if keys is not None else []),  # first: a stranger's body is not even kept
         _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
         _field_extraction(),
         _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": MODEL_FROM_BODY}),
@@ -112,6 +146,17 @@ def _filters(addresses: Addresses) -> list[Json]:
         _filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=True, enable_upstream_stats=True),
         _filter("router", "router.v3.Router"),
     ]
+
+
+def _key_filter(keys: dict[str, str]) -> Json:
+    """401 or UNAUTHENTICATED for who has no key; the key itself goes no further."""
+    return _filter(
+        KEY_FILTER,
+        "api_key_auth.v3.ApiKeyAuth",
+        credentials=[{"key": key, "client": client} for client, key in sorted(keys.items())],
+        key_sources=[{"header": KEY_HEADER}],
+        forwarding={"hide_credentials": True},
+    )
 
 
 def _capture_filter() -> Json:

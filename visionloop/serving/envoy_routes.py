@@ -13,6 +13,8 @@ from visionloop.errors import ConfigError
 Json = dict[str, Any]
 
 CAPTURE_FILTER = "capture"
+KEY_FILTER = "api_key"
+KEY_HEADER = "x-api-key"
 PROBE_HEADER = "x-visionloop-probe"
 SESSION_HEADER = "x-session"
 LANE_HEADER = "x-lane"
@@ -21,7 +23,8 @@ METADATA = "visionloop"
 PER_TRY_SECONDS = 2.0
 """How long the canary may take before the stable lane is asked instead."""
 RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
-INFER = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_SERVICE = "/inference.GRPCInferenceService"
+INFER = f"{GRPC_SERVICE}/ModelInfer"
 CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
 CLOSED_GRPC = (
     *("Repository", "SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"),
@@ -134,7 +137,7 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
             "retry_policy": _retry(entry),
         },
     }
-    return route if captured else {**route, **_uncaptured()}
+    return route if captured else {**route, **_uncaptured_route()}
 
 
 def _weights(protocol: str, entry: ModelRoute) -> Json:
@@ -169,32 +172,54 @@ def _retry(entry: ModelRoute) -> Json:
 
 def _fallback() -> list[Json]:
     """Models without a route and the server's own state are asked of the stable lane; the rest is not found."""
-    http = [{"path": "/v2"}, {"path_separated_prefix": "/v2/health"}, {"path_separated_prefix": "/v2/models"}]
-    grpc = [
-        {"prefix": f"{service}/", "grpc": {}}
-        for service in ("/inference.GRPCInferenceService", "/grpc.health.v1.Health")
+    http = [{"path": "/v2"}, {"path_separated_prefix": "/v2/models"}]
+    grpc = [{"prefix": f"{GRPC_SERVICE}/", "grpc": {}}]
+    return [
+        *(_to_stable(match, protocol, _uncaptured() | _keyless()) for protocol, match in _health()),
+        *(_to_stable(match, "http", _uncaptured()) for match in http),
+        *(_to_stable(match, "grpc", _uncaptured()) for match in grpc),
+        _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n"),
     ]
-    to_lane = [
-        {"match": match, "route": {"cluster": f"stable/{protocol}", "timeout": "15s"}, **_uncaptured()}
-        for protocol, matches in (("http", http), ("grpc", grpc))
-        for match in matches
-    ]
-    return [*to_lane, _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n")]
+
+
+def _health() -> list[tuple[str, Json]]:
+    """What load balancers ask: they have no key."""
+    grpc = [{"path": f"{GRPC_SERVICE}/{method}"} for method in ("ServerLive", "ServerReady")]
+    grpc.append({"prefix": "/grpc.health.v1.Health/"})
+    return [("http", {"path_separated_prefix": "/v2/health"}), *(("grpc", {**match, "grpc": {}}) for match in grpc)]
+
+
+def _to_stable(match: Json, protocol: str, filters: Json) -> Json:
+    route = {"cluster": f"stable/{protocol}", "timeout": "15s"}
+    return {"match": match, "route": route, "typed_per_filter_config": filters}
 
 
 def _closed() -> list[Json]:
     http: list[Json] = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
-    grpc: list[Json] = [{"prefix": f"/inference.GRPCInferenceService/{method}"} for method in CLOSED_GRPC]
+    grpc: list[Json] = [{"prefix": f"{GRPC_SERVICE}/{method}"} for method in CLOSED_GRPC]
     return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
 
 
 def _direct(match: Json, status: int, text: str) -> Json:
-    return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}, **_uncaptured()}
+    return {
+        "match": match,
+        "direct_response": {"status": status, "body": {"inline_string": text}},
+        **_uncaptured_route(),
+    }
 
 
 def _uncaptured() -> Json:
     kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
-    return {"typed_per_filter_config": {CAPTURE_FILTER: {"@type": kind, "disabled": True}}}
+    return {CAPTURE_FILTER: {"@type": kind, "disabled": True}}
+
+
+def _uncaptured_route() -> Json:
+    return {"typed_per_filter_config": _uncaptured()}
+
+
+def _keyless() -> Json:
+    """No key is asked for; harmless where the endpoint asks for none at all."""
+    return {KEY_FILTER: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}}
 
 
 def _header(name: str, value: str) -> Json:

@@ -1,9 +1,13 @@
 """The `config.pbtxt` of a model: the same text serves with this stack's backend and with the production container."""
 
+import json
 from typing import Any
 
 from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.project import Project
+
+LABELS = "visionloop_labels"
+"""Parameter with the classes' names (JSON), which no backend reads: clients learn them from the endpoint."""
 
 
 def render(project: Project, version: int) -> str:
@@ -29,7 +33,10 @@ def render(project: Project, version: int) -> str:
         output=[pb.ModelOutput(name=PROBABILITIES, data_type=pb.TYPE_FP32, dims=[len(project.task.classes)])],
         instance_group=[pb.ModelInstanceGroup(count=policy.instances)],
         dynamic_batching=pb.ModelDynamicBatching(max_queue_delay_microseconds=policy.queue_delay_us),
-        parameters={"intra_op_thread_count": pb.ModelParameter(string_value=str(policy.threads))},
+        parameters={
+            "intra_op_thread_count": pb.ModelParameter(string_value=str(policy.threads)),
+            LABELS: pb.ModelParameter(string_value=json.dumps(project.task.classes)),
+        },
         model_warmup=[_warmup(pb, dims)],
     )
     return str(text_format.MessageToString(config))

@@ -64,12 +64,13 @@ def choose_ports(
 def addressed(
     base: Settings, services: Collection[Service], given: Mapping[str, str], ports: Mapping[str, int]
 ) -> Settings:
-    """Settings with home and projects of `base`, the addresses of `services`, and what the user gave."""
+    """Settings with home, projects and keys of `base`, the addresses of `services`, and what the user gave."""
     values: dict[str, str] = {}
     for service in services:
-        own = {name: ports[f"{service.name}.{name}"] for name in service.ports}
-        values |= {field: template.format(home=base.home, **own) for field, template in service.addresses.items()}
-    return Settings.model_validate({**values, **given, "home": base.home, "projects": base.projects})
+        chosen = {name: ports[f"{service.name}.{name}"] for name in service.ports}
+        values |= {field: template.format(home=base.home, **chosen) for field, template in service.addresses.items()}
+    own = {"home": base.home, "projects": base.projects, "endpoint_keys": base.endpoint_keys}
+    return Settings.model_validate({**values, **given, **own})
 
 
 def publish(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from visionloop.errors import StackError
+from visionloop.errors import ConfigError, StackError
 from visionloop.stack.capture import CAPTURE
 from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
@@ -27,7 +27,19 @@ def prepare(ctx: Context, step: Step) -> None:
         canary_http=_at(ctx, "triton-canary", "http"),
         capture_grpc=_at(ctx, "capture", "grpc") if "capture.grpc" in ctx.ports else None,
     )
-    write_initial(ctx.folder("envoy"), addresses)
+    write_initial(ctx.folder("envoy"), addresses, keys=_keys(ctx))
+
+
+def refresh(ctx: Context, step: Step) -> bool:
+    """`up` on a running stack: clients that have a key now, or none any more, without a restart."""
+    from visionloop.serving.envoy import change_keys
+
+    keys = _keys(ctx)
+    try:
+        change_keys(ctx.folder("envoy"), keys)
+    except ConfigError as error:
+        raise StackError(str(error)) from None
+    return True
 
 
 def launch(ctx: Context) -> Launch:
@@ -62,6 +74,16 @@ def version(ctx: Context) -> str:
     return str(info["version"]).split("/")[1]
 
 
+def _keys(ctx: Context) -> dict[str, str] | None:
+    """Client -> API key, None where the endpoint asks for none. Raises StackError, which the supervisor reports."""
+    from visionloop.serving.keys import read_keys
+
+    try:
+        return read_keys(ctx.settings.endpoint_keys) if ctx.settings.endpoint_keys else None
+    except ConfigError as error:
+        raise StackError(str(error)) from None
+
+
 def _at(ctx: Context, service: str, port: str) -> str:
     return f"{LOOPBACK}:{ctx.port(service, port)}"
 
@@ -79,5 +101,6 @@ ENVOY = Service(
     },
     needs=(*(name_of(lane) for lane in LANES), CAPTURE.name),
     prepare=prepare,
+    refresh=refresh,
     start_timeout_s=30,
 )

@@ -22,7 +22,7 @@ PROJECT = """
 project: {name}
 task:
   classes: [dark, middle, bright]
-  image: {{ height: 8, width: 8, channels: 1 }}
+  image: {{ height: {side}, width: {side}, channels: 1 }}
 suite:
   scenarios: [{{ name: all, at_least: 0.5 }}]
 serving: {{ timeout_ms: 4000 }}
@@ -60,11 +60,11 @@ def own_servers() -> Iterator[servers.Servers]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_project(found: Shared | servers.Servers, name: str) -> Project:
+def make_project(found: Shared | servers.Servers, name: str, *, side: int = tiny.SIDE) -> Project:
     """A project file where the servers look for it."""
     path = found.settings.projects / name / "project.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(PROJECT.format(name=name))
+    path.write_text(PROJECT.format(name=name, side=side))
     return load_project(path)
 
 

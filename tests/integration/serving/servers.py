@@ -47,6 +47,14 @@ class Servers:
 
     def start(self) -> None:
         """Start all and wait until each says that it is well."""
+        self.link_backends()
+        for lane in LANES:
+            self.start_lane(lane)
+        self.start_capture()
+        self.start_envoy()
+
+    def link_backends(self) -> None:
+        """What the lanes run."""
         for name, source in (
             ("python", TRITON / "pytriton/tritonserver/backends/python"),
             ("onnxruntime", REPO / "model_repository/backends/onnxruntime"),
@@ -54,10 +62,6 @@ class Servers:
             link = self.folder / "backends" / name
             if not link.is_symlink():
                 link.symlink_to(source)
-        for lane in LANES:
-            self.start_lane(lane)
-        self.start_capture()
-        self.start_envoy()
 
     def start_lane(self, lane: str) -> None:
         """One Triton server; it loads whatever its repository holds."""
@@ -81,7 +85,7 @@ class Servers:
         self._start(lane, arguments, environ, self.folder / "empty")
         self._wait(lane, f"http://127.0.0.1:{self.ports[f'{lane}_http']}/v2/health/ready")
 
-    def start_envoy(self) -> None:
+    def start_envoy(self, keys: dict[str, str] | None = None) -> None:
         """Envoy with the routes that it had."""
         at = {
             f"{lane}_{kind}": f"127.0.0.1:{self.ports[f'{lane}_{kind}']}" for lane in LANES for kind in ("grpc", "http")
@@ -94,6 +98,7 @@ class Servers:
                 capture_grpc=f"127.0.0.1:{self.ports['capture_grpc']}",
                 **at,
             ),
+            keys=keys,
         )
         binary = OPT / "envoy/envoy/_bin/envoy"
         bootstrap = str(self.folder / "routes/bootstrap.json")

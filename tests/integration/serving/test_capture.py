@@ -72,7 +72,7 @@ def test_a_stopped_capture_service_costs_no_request(own_servers):
     project = make_project(own_servers, "calm")
     put(own_servers, project, "stable", 1)
     open_routes(own_servers.settings).set(project, stable=100, canary=0)
-    with Client(own_servers.settings.endpoint_url, project) as client:
+    with Client(own_servers.settings.endpoint_url, project, most_tries=1) as client:
         client.predict(tiny.images(1))
         own_servers.kill("capture")
         answers = [client.predict(tiny.images(2)) for _ in range(100)]

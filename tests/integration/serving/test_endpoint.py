@@ -34,7 +34,8 @@ def split(running):
 
 @pytest.fixture
 def client(running, split):
-    with Client(running.settings.endpoint_url, split[0]) as opened:
+    """One that tries nothing again: what fails is to be seen."""
+    with Client(running.settings.endpoint_url, split[0], most_tries=1) as opened:
         yield opened
 
 

@@ -13,9 +13,15 @@ CLASSES = ["dark", "middle", "bright"]
 
 
 def tiny_onnx(
-    path: Path, *, flipped: bool = False, bias: float = 0.0, dark_is_nan: bool = False, busy: int = 0
+    path: Path,
+    *,
+    flipped: bool = False,
+    bias: float = 0.0,
+    side: int = SIDE,
+    dark_is_nan: bool = False,
+    busy: int = 0,
 ) -> Path:
-    """Write a model of the contract: image UINT8 [-1,8,8,1] -> probabilities [-1,3], embedding [-1,1].
+    """Write a model of the contract: image UINT8 [-1,side,side,1] -> probabilities [-1,3], embedding [-1,1].
 
     `dark_is_nan`: a black image is answered with NaN, as by a model that divides by what it sees. `busy`: so many
     products of 512 x 512 matrices before each answer.
@@ -61,7 +67,7 @@ def tiny_onnx(
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, SIDE, SIDE, 1])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, side, side, 1])],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(CLASSES)]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 1]),

@@ -145,7 +145,7 @@ class Traffic:
 
     def _send(self) -> None:
         batch = tiny.images(3, seed=9)
-        with Client(self._world.servers.settings.endpoint_url, self._world.project) as client:
+        with Client(self._world.servers.settings.endpoint_url, self._world.project, most_tries=1) as client:
             while not self._end.is_set():
                 try:
                     answer = client.predict(batch)[0]

@@ -26,3 +26,13 @@ def test_nothing_set_is_fine_until_it_is_needed(tmp_path: Path) -> None:
     settings = load_settings({"VISIONLOOP_HOME": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"VISIONLOOP_RAY_URL is not set.*`visionloop up`"):
         settings.need("ray_url")
+
+
+def test_files_of_keys_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = {"VISIONLOOP_HOME": str(tmp_path)}
+    found = load_settings({**home, "VISIONLOOP_ENDPOINT_KEYS": "keys"})
+    assert found.endpoint_keys == found.own_key_file == tmp_path / "keys"
+    found = load_settings({**home, "VISIONLOOP_ENDPOINT_KEYS": "keys", "VISIONLOOP_ENDPOINT_KEY": "own"})
+    assert found.own_key_file == tmp_path / "own"
+    assert load_settings(home).own_key_file is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from visionloop.errors import ConfigError
 from visionloop.serving.addresses import Addresses
-from visionloop.serving.envoy import bootstrap, descriptors, listener, read_addresses, write_initial
+from visionloop.serving.envoy import bootstrap, change_keys, descriptors, listener, read_addresses, write_initial
 from visionloop.serving.envoy import write_json as write_whole
 from visionloop.serving.envoy_clusters import LARGEST_CHECK_BYTES, cluster_names, render_clusters
 from visionloop.serving.envoy_routes import ModelRoute, read_routes, render_routes
@@ -205,8 +205,49 @@ def test_without_capture_there_is_neither_filter_nor_cluster(tmp_path: Path) -> 
     assert "capture" in filters(tmp_path, ADDRESSES)
 
 
-def filters(folder: Path, addresses: Addresses) -> list[str]:
-    manager = listener(folder, addresses)["filter_chains"][0]["filters"][0]["typed_config"]
+KEYS = {"visionloop": "own-key-own-key-own-key", "belt": "belt-key-belt-key-belt"}
+
+
+def test_keys_are_asked_for_before_anything_else_and_go_no_further(tmp_path: Path) -> None:
+    assert "api_key" not in filters(tmp_path, ADDRESSES)
+    assert filters(tmp_path, ADDRESSES, KEYS)[0] == "api_key"
+    manager = listener(tmp_path, ADDRESSES, KEYS)["filter_chains"][0]["filters"][0]["typed_config"]
+    config = manager["http_filters"][0]["typed_config"]
+    assert {found["client"]: found["key"] for found in config["credentials"]} == KEYS
+    assert config["forwarding"] == {"hide_credentials": True}
+
+
+def test_only_health_needs_no_key() -> None:
+    keyless = [route["match"] for route in hosts(ENTRY) if "api_key" in route.get("typed_per_filter_config", {})]
+    assert keyless == [
+        {"path_separated_prefix": "/v2/health"},
+        {"path": "/inference.GRPCInferenceService/ServerLive", "grpc": {}},
+        {"path": "/inference.GRPCInferenceService/ServerReady", "grpc": {}},
+        {"prefix": "/grpc.health.v1.Health/", "grpc": {}},
+    ]
+
+
+def test_keys_change_without_a_start_but_begin_and_end_with_one(tmp_path: Path) -> None:
+    folder = tmp_path / "envoy"
+    write_initial(folder, ADDRESSES, keys=KEYS)
+    first = (folder / "lds.json").read_text()
+    change_keys(folder, dict(KEYS))
+    assert (folder / "lds.json").read_text() == first  # nothing to take in, no connection drained
+    change_keys(folder, {**KEYS, "door": "door-key-door-key-door"})
+    assert "door-key-door-key-door" in (folder / "lds.json").read_text()
+    assert json.loads(first)["version_info"] != json.loads((folder / "lds.json").read_text())["version_info"]
+    with pytest.raises(ConfigError, match="started with API keys: `visionloop down` first"):
+        change_keys(folder, None)
+    for path in folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    write_initial(folder, ADDRESSES)
+    with pytest.raises(ConfigError, match="started without API keys"):
+        change_keys(folder, KEYS)
+    assert "own-key" not in "".join(path.read_text() for path in folder.iterdir())
+
+
+def filters(folder: Path, addresses: Addresses, keys: dict[str, str] | None = None) -> list[str]:
+    manager = listener(folder, addresses, keys)["filter_chains"][0]["filters"][0]["typed_config"]
     return [found["name"] for found in manager["http_filters"]]
 
 
@@ -222,6 +263,7 @@ def test_no_credentials_reach_the_capture_service(tmp_path: Path) -> None:
 def test_every_file_is_one_that_envoy_takes(tmp_path: Path) -> None:
     """A wrong field, enum, extension or cluster of a route is an error here, not at the start."""
     assert envoy_says(whole(tmp_path), tmp_path) == "OK"
+    assert envoy_says(whole(tmp_path, KEYS), tmp_path) == "OK"
 
 
 @pytest.mark.parametrize("part", ["listeners", "clusters"])
@@ -231,9 +273,9 @@ def test_a_wrong_field_would_be_found(tmp_path: Path, part: str) -> None:
     assert "planted" in envoy_says(wrong, tmp_path)
 
 
-def whole(folder: Path) -> dict[str, Any]:
+def whole(folder: Path, keys: dict[str, str] | None = None) -> dict[str, Any]:
     """All files as one: what Envoy validates does not follow files that it would watch."""
-    endpoint = listener(folder, ADDRESSES)
+    endpoint = listener(folder, ADDRESSES, keys)
     manager = endpoint["filter_chains"][0]["filters"][0]["typed_config"]
     del manager["rds"], endpoint["@type"]
     manager["route_config"] = plain(*render_routes({"m": ENTRY}, version="v")["resources"])

@@ -1,5 +1,6 @@
 """config.pbtxt: it parses as Triton's own message and says what the project file says."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from visionloop.project import Project, parse_project
 from visionloop.serving.repository import VERSION
-from visionloop.serving.triton_config import render
+from visionloop.serving.triton_config import LABELS, render
 
 TEXT = """\
 project: screws
@@ -58,3 +59,7 @@ def test_a_model_that_cannot_run_fails_its_load() -> None:
     [warmup] = parsed().model_warmup
     assert list(warmup.inputs["image"].dims) == [48, 32, 3]
     assert warmup.inputs["image"].zero_data
+
+
+def test_the_classes_go_along_for_clients() -> None:
+    assert json.loads(parsed().parameters[LABELS].string_value) == ["good", "bent", "broken"]

@@ -5,7 +5,7 @@ import time
 
 from visionloop.project import Project
 from visionloop.records import CanaryStep, Candidate, LaneEvidence, LaneName, Release, RolloutState
-from visionloop.serving.client import Client
+from visionloop.serving.client import Client, open_client
 from visionloop.serving.golden import Golden, read_golden
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.probes import Tally, send_probes, time_probes
@@ -41,7 +41,7 @@ def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
         return state
     percents = project.release.canary_percent if rollout.serving() else FIRST_RELEASE_PERCENT
     goldens = _goldens(rollout)
-    with Client(stores.settings.need("endpoint_url"), project) as client:
+    with open_client(stores.settings, project) as client:
         state = _time_stable(rollout, state, client, goldens)
         look = _Look(rollout, client, goldens)
         while True:
