@@ -169,7 +169,8 @@ def _last(found: list[Measured], steps: Sequence[CanaryStep], percent: int, poli
     if not unproven:
         return Move("promote", percent, describe(steps))
     shown = ", ".join(f"{one.name} {one.canary.events} of {one.canary.trials}" for one in unproven)
-    if total(steps, "canary").probes >= policy.max_probes:
+    canary = total(steps, "canary")
+    if canary.probes + canary.errors >= policy.max_probes:
         text = f"after {policy.max_probes} probes it is not shown to be as good as allowed: {shown}"
         return Move("roll_back", percent, text)
     return Move("look", percent, f"not known well enough yet: {shown}")

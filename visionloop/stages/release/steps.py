@@ -77,10 +77,11 @@ class _Look:
             give_up=lambda errors: self._is_hopeless(before, errors),
             is_well=self._is_well,
         )
-        seen = _with(step, before, self._routes.lane_stats(self._name), tallies, slow_ms)
-        answered = tallies["canary"].probes
-        if answered < wanted:
-            return _failed(seen, f"the canary answered {answered} probes, expected {wanted}: it is not well")
+        after = self._routes.lane_stats(self._name)
+        seen = _with(step, before, after, tallies, slow_ms)
+        found = tallies["canary"]
+        if found.probes < wanted and not self._is_hopeless(before, found.errors):
+            return _failed(seen, f"the canary answered {found.probes} probes, expected {wanted}: it is not well")
         return seen
 
     def watch(self, step: CanaryStep) -> CanaryStep:
