@@ -283,6 +283,8 @@ class Candidate(Record):
     """Digest of `model.onnx`: what an approval and a release are about."""
     artifacts: dict[str, Artifact]
     """`model.onnx`, `config.pbtxt`, `golden.npz` (images and the answers expected for them)."""
+    signature: str = ""
+    """Of `model.onnx` and `config.pbtxt` together, by the installation's key: a Sigstore bundle, as JSON."""
     classes: list[str]
     image_shape: tuple[int, int, int]
     """Height, width, channels of the uint8 input."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from visionloop.errors import ConfigError
 
 PREFIX = "VISIONLOOP_"
+KEY_FILES = ("endpoint_key", "endpoint_keys", "signing_key", "verify_key")
 
 
 class Settings(BaseModel):
@@ -51,6 +52,10 @@ class Settings(BaseModel):
     """Triton of the stable lane, `host:port` of its gRPC."""
     canary_grpc: str | None = None
     """Triton of the canary lane, `host:port` of its gRPC."""
+    signing_key: Path | None = None
+    """File with the private key (PEM) that signs candidates."""
+    verify_key: Path | None = None
+    """File with the public key (PEM): a lane loads only what it verifies."""
     model_repository: Path | None = None
     """Folder with one Triton model repository per lane: `<lane>/<model>/config.pbtxt`."""
     routes: Path | None = None
@@ -86,7 +91,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     home = Path(given.get("home", ".visionloop")).absolute()
     values: dict[str, str | Path] = {**_read_env_file(env_file(home)), **given, "home": home}
     values["projects"] = Path(values.get("projects", "projects")).absolute()
-    for name in ("endpoint_key", "endpoint_keys"):  # read by jobs too, which run in folders of their own
+    for name in (
+        "endpoint_key",
+        "endpoint_keys",
+        "signing_key",
+        "verify_key",
+    ):  # read by jobs too, which run in folders of their own
         if name in values:
             values[name] = Path(values[name]).absolute()
     try:

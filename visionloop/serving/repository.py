@@ -17,6 +17,7 @@ from visionloop.errors import IntegrityError
 
 CONFIG = "config.pbtxt"
 MODEL = "model.onnx"
+SIGNATURE = "model.sig"
 VERSION = re.compile(r"specific\s*\{\s*versions:\s*(\d+)\s*\}")
 
 
@@ -27,15 +28,15 @@ class Entry:
     folder: Path
     """`<model_repository>/<lane>/<model>`."""
 
-    def write(self, *, version: int, config: str, model: bytes, sha256: str) -> None:
-        """Make `version` the one that is loaded next.
+    def write(self, *, version: int, config: str, model: bytes, sha256: str, signature: str) -> None:
+        """Make `version` the one that is loaded next; `signature` lies beside the model for who loads it later.
 
         Raises IntegrityError, with nothing changed, when the model is not the one vouched for.
         """
         found = hashlib.sha256(model).hexdigest()
         if found != sha256:
             raise IntegrityError(f"{self.folder.name} version {version}: expected SHA-256 {sha256}, found {found}")
-        self._write_version(version, model, sha256)
+        self._write_version(version, model, sha256, signature)
         write_whole(self.folder / CONFIG, config, mode=0o644)
 
     def config(self) -> str | None:
@@ -62,15 +63,30 @@ class Entry:
         (self.folder / CONFIG).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_version(self, version: int, model: bytes, sha256: str) -> None:
+    def read(self) -> tuple[dict[str, bytes], str]:
+        """What Triton would load, by name (model and config), and its signature, "" where there is none.
+
+        Raises IntegrityError for an entry that is not whole.
+        """
+        folder = self.folder / str(self.version())
+        try:
+            files = {MODEL: (folder / MODEL).read_bytes(), CONFIG: (self.folder / CONFIG).read_bytes()}
+            signature = folder / SIGNATURE
+            return files, signature.read_text() if signature.is_file() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise IntegrityError(f"the entry {self.folder} cannot be read: {error}") from None
+
+    def _write_version(self, version: int, model: bytes, sha256: str, signature: str) -> None:
         target = self.folder / str(version)
         path = target / MODEL
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            write_whole(target / SIGNATURE, signature, mode=0o644)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=self.folder.parent.parent, prefix=PART_PREFIX))
         try:
             (aside / MODEL).write_bytes(model)
+            (aside / SIGNATURE).write_text(signature)
             aside.chmod(0o755)
             shutil.rmtree(target, ignore_errors=True)
             aside.rename(target)

@@ -13,6 +13,7 @@ from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.s3 import client_environment
 from visionloop.stack.service import SHARED_MEMORY, Context, Launch, Service, Step, program
+from visionloop.stack.signing import SIGNING, make_keys
 
 SOCKET_PATH_LIMIT = 107
 """Bytes that the kernel allows for the path of a Unix socket."""
@@ -25,6 +26,7 @@ SESSIONS_KEPT = 2
 def prepare(ctx: Context, step: Step) -> None:
     """Make the token, and throw away all but the last sessions (logs and sockets of earlier runs)."""
     secret(ctx.secret_file("ray-token"), lambda: secrets.token_hex(32))
+    make_keys(ctx)
     sessions = sorted(path for path in temp_folder(ctx).glob("session_2*") if path.is_dir())
     for old in sessions[: -SESSIONS_KEPT + 1]:
         shutil.rmtree(old, ignore_errors=True)
@@ -131,7 +133,7 @@ RAY = Service(
         "autoscaler_metrics": None,
         "dashboard_metrics": None,
     },
-    addresses={"ray_url": f"http://{LOOPBACK}:{{http}}", "ray_token": "{home}/stack/secrets/ray-token"},
+    addresses={"ray_url": f"http://{LOOPBACK}:{{http}}", "ray_token": "{home}/stack/secrets/ray-token", **SIGNING},
     prepare=prepare,
     cleanup=cleanup,
     stop_timeout_s=15,

@@ -14,6 +14,7 @@ from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.process import Identity
 from visionloop.stack.service import SHARED_MEMORY, Context, Launch, Service, Step, servers_folder
+from visionloop.stack.signing import VERIFYING, make_keys, put_aside_unverified
 
 LANES = ("stable", "canary")
 STUB = "triton_python_b"
@@ -42,7 +43,7 @@ def prepare(lane: str, ctx: Context, step: Step) -> None:
     library, found = python_library()
     if found is None:
         raise StackError(f"{name_of(lane)}: no model could be loaded: {missing_library(library)}")
-    ctx.folder("model_repository", lane)
+    put_aside_unverified(ctx.folder("model_repository", lane), make_keys(ctx))
     ctx.folder("stack", "empty")
     backends = ctx.folder("stack", "backends")
     _link(backends / "python", servers_folder() / "triton/pytriton/tritonserver/backends/python")
@@ -141,7 +142,7 @@ def lane_service(lane: str, first_port: int) -> Service:
         check=partial(check, lane),
         version=partial(version, lane),
         ports={"grpc": first_port + 1, "http": first_port, "metrics": first_port + 2},
-        addresses={f"{lane}_grpc": f"{LOOPBACK}:{{grpc}}", "model_repository": "{home}/model_repository"},
+        addresses={f"{lane}_grpc": f"{LOOPBACK}:{{grpc}}", "model_repository": "{home}/model_repository", **VERIFYING},
         prepare=partial(prepare, lane),
         complaint=partial(complaint, lane),
         cleanup=partial(cleanup, lane),

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from visionloop.evaluation.samples import COLUMNS, TestSamples, choose, read_tes
 from visionloop.packaging import golden, trials, variants
 from visionloop.packaging.onnx import IR_VERSION, OPSET, export
 from visionloop.packaging.runtime import onnx_predictor
+from visionloop.packaging.signing import sign
 from visionloop.project import Project
 from visionloop.records import (
     Artifact,
@@ -97,7 +99,9 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
         GOLDEN: _put(project, candidate_id, GOLDEN, _golden(packed), stores),
     }
     version = _registered(project, candidate_id, lineage, packed, artifacts, stores)
-    artifacts[CONFIG] = _put(project, candidate_id, CONFIG, render(project, version).encode(), stores)
+    config_pbtxt = render(project, version).encode()
+    artifacts[CONFIG] = _put(project, candidate_id, CONFIG, config_pbtxt, stores)
+    key = Path(stores.settings.need("signing_key"))
     stores.registry.set_challenger(project.name, version)  # before the record, which ends the stage
     shape = project.task.image
     candidate = Candidate(
@@ -112,6 +116,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
         version=version,
         model_sha256=artifacts[MODEL].sha256,
         artifacts=artifacts,
+        signature=sign({MODEL: packed.model, CONFIG: config_pbtxt}, key),
         classes=project.task.classes,
         image_shape=(shape.height, shape.width, shape.channels),
         parity=packed.variants[0].parity,

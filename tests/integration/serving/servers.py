@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.unit.stages.made import signing_keys
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import write_initial
 from visionloop.settings import Settings, to_environ
@@ -32,7 +33,10 @@ class Servers:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for part in ("routes", "empty", "backends", "logs", "store", "projects"):
             (folder / part).mkdir(parents=True, exist_ok=True)
+        private, public = signing_keys(folder)
         self.settings = Settings(
+            signing_key=private,
+            verify_key=public,
             home=folder,
             projects=folder / "projects",
             store=f"file://{folder}/store",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visionloop import layout
 from visionloop.errors import VisionLoopError
+from visionloop.packaging.signing import sign
 from visionloop.project import Project
 from visionloop.records import Approval, Artifact, Candidate, Parity, Release
 from visionloop.serving.client import Client
@@ -47,6 +48,9 @@ class World:
     def __init__(self, servers: Servers, project: Project) -> None:
         self.servers, self.project = servers, project
         self.registry = MemoryRegistry()
+        verify_key = servers.settings.verify_key
+        assert verify_key is not None
+        self._key = verify_key.with_name("signing-key.pem")
         self.stores = self.connect()
 
     def connect(self) -> Stores:
@@ -92,6 +96,7 @@ class World:
             version=version,
             model_sha256=artifacts["model.onnx"].sha256,
             artifacts=artifacts,
+            signature=sign({name: files[name] for name in ("model.onnx", "config.pbtxt")}, self._key),
             classes=tiny.CLASSES,
             image_shape=(tiny.SIDE, tiny.SIDE, 1),
             parity=Parity(samples=1, max_abs_difference=0, p99_abs_difference=0, disagreements=0),

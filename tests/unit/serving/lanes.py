@@ -19,9 +19,10 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.unit.stages.made import training_run
+from tests.unit.stages.made import signing_keys, training_run
 from visionloop import layout
 from visionloop.errors import StoreError
+from visionloop.packaging.signing import sign
 from visionloop.project import Project, parse_project
 from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
 from visionloop.serving.lane_stats import LaneCount
@@ -175,8 +176,16 @@ class World:
         self.routes, self.registry = FakeRoutes(), FakeRegistry()
         self.broken: dict[str, Failed] = {}
         """Lane -> how it fails requests."""
-        self.settings = Settings(home=folder, store=f"file://{folder}/store", model_repository=folder / "models")
         (folder / "models").mkdir(parents=True)
+        private, public = signing_keys(folder)
+        self._key: Path | None = private
+        self.settings = Settings(
+            home=folder,
+            store=f"file://{folder}/store",
+            model_repository=folder / "models",
+            signing_key=private,
+            verify_key=public,
+        )
         self._draw = random.Random(0)
         self.stores = self.connect()
 
@@ -250,11 +259,19 @@ class World:
             version=version,
             model_sha256=artifacts[MODEL].sha256,
             artifacts=artifacts,
+            signature=self._signature(files),
             classes=["dark", "bright"],
             image_shape=(8, 8, 1),
             parity=Parity(samples=4, max_abs_difference=0, p99_abs_difference=0, disagreements=0),
         )
         return self.stores.ledger.uri(self.stores.ledger.put(record))
+
+    def sign_with(self, key: Path | None) -> None:
+        """Another key from now on, or none."""
+        self._key = key
+
+    def _signature(self, files: dict[str, bytes]) -> str:
+        return sign({name: files[name] for name in (MODEL, "config.pbtxt")}, self._key) if self._key else ""
 
     def approve(self, candidate: str, **said: Any) -> Approval:
         """As one of the approvers."""

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visionloop.errors import ConfigError, IntegrityError
-from visionloop.serving.repository import CONFIG, MODEL, Entry, entry
+from visionloop.serving.repository import CONFIG, MODEL, SIGNATURE, Entry, entry
 
 
 def config(version: int) -> str:
@@ -16,7 +16,9 @@ def config(version: int) -> str:
 
 
 def write(at: Entry, version: int, model: bytes = b"model") -> None:
-    at.write(version=version, config=config(version), model=model, sha256=hashlib.sha256(model).hexdigest())
+    at.write(
+        version=version, config=config(version), model=model, sha256=hashlib.sha256(model).hexdigest(), signature="s"
+    )
 
 
 def files(at: Entry) -> dict[str, bytes]:
@@ -32,17 +34,18 @@ def test_an_entry_is_a_folder_of_the_lane(empty: Entry, tmp_path: Path) -> None:
     assert (empty.version(), empty.config()) == (None, None)
     write(empty, 3, b"three")
     assert empty.folder == tmp_path / "repository" / "canary" / "m"
-    assert files(empty) == {CONFIG: config(3).encode(), f"3/{MODEL}": b"three"}
+    assert files(empty) == {CONFIG: config(3).encode(), f"3/{MODEL}": b"three", f"3/{SIGNATURE}": b"s"}
     assert empty.version() == 3
 
 
 def test_the_old_version_stays_until_it_is_pruned(empty: Entry) -> None:
     write(empty, 3, b"three")
     write(empty, 4, b"four")
-    assert set(files(empty)) == {CONFIG, f"3/{MODEL}", f"4/{MODEL}"}
+    both = {f"{version}/{name}" for version in (3, 4) for name in (MODEL, SIGNATURE)}
+    assert set(files(empty)) == {CONFIG, *both}
     assert empty.version() == 4
     empty.prune()
-    assert set(files(empty)) == {CONFIG, f"4/{MODEL}"}
+    assert set(files(empty)) == {CONFIG, f"4/{MODEL}", f"4/{SIGNATURE}"}
 
 
 def test_the_same_version_with_other_bytes_is_replaced(empty: Entry) -> None:
@@ -63,7 +66,7 @@ def test_a_model_that_nobody_vouches_for_changes_nothing(empty: Entry) -> None:
     write(empty, 3)
     before = files(empty)
     with pytest.raises(IntegrityError, match=r"m version 4: expected SHA-256 abc, found [0-9a-f]{64}"):
-        empty.write(version=4, config=config(4), model=b"other", sha256="abc")
+        empty.write(version=4, config=config(4), model=b"other", sha256="abc", signature="s")
     assert files(empty) == before
 
 

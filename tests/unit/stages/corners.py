@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tests.unit.monitoring.world import add_snapshot, fit_model
-from tests.unit.stages.made import training_run
+from tests.unit.stages.made import signing_keys, training_run
 from tests.unit.stages.registry import MemoryRegistry
 from tests.unit.training.shapes import TASK, ignore, recipe, samples
 from visionloop import layout
@@ -45,7 +45,10 @@ class World:
         self.images = images
         self.project = a_project()
         self.registry = MemoryRegistry()
-        self.settings = Settings(home=folder, projects=folder, store=f"file://{folder}/store")
+        private, public = signing_keys(folder)
+        self.settings = Settings(
+            home=folder, projects=folder, store=f"file://{folder}/store", signing_key=private, verify_key=public
+        )
         self.stores = self.connect()
 
     def connect(self) -> Stores:

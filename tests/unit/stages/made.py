@@ -1,7 +1,9 @@
-"""Records as tests need them: a field that a test is not about has some value."""
+"""Records and keys as tests need them: a field that a test is not about has some value."""
 
+from pathlib import Path
 from typing import Any
 
+from visionloop.packaging.signing import new_key, public_of
 from visionloop.records import TrainingRun
 
 
@@ -22,3 +24,12 @@ def training_run(key: str, **fields: Any) -> TrainingRun:
         "metrics": {},
     }
     return TrainingRun(id=key, **values | fields)
+
+
+def signing_keys(folder: Path) -> tuple[Path, Path]:
+    """The files of a new private key and its public half."""
+    private = new_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "signing-key.pem").write_text(private)
+    (folder / "verify-key.pem").write_text(public_of(private))
+    return folder / "signing-key.pem", folder / "verify-key.pem"

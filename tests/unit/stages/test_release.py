@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.serving.endpoint import Failed
 from tests.unit.serving.lanes import PROJECT, Killed, World
+from tests.unit.stages.made import signing_keys
 from visionloop import layout
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
 from visionloop.records import Approval, Candidate, Release, RetrainState, RolloutState
@@ -216,6 +217,27 @@ def test_a_file_that_was_changed_after_the_approval_is_not_loaded(world: World, 
     with pytest.raises(IntegrityError, match=rf"{file}: expected SHA-256 [0-9a-f]+, found [0-9a-f]+: it was changed"):
         release.preflight(world.project, inputs, world.stores)
     assert world.canary.served("p") is None
+    assert world.stable.served("p") == 1
+
+
+@pytest.mark.parametrize(
+    ("signed_by", "says"),
+    [
+        ("nobody", "version 2 of p is not signed, and nothing unsigned is loaded"),
+        ("a stranger", "has no valid signature"),
+    ],
+)
+def test_what_this_installation_has_not_signed_is_not_loaded(world: World, signed_by: str, says: str) -> None:
+    world.release(1)
+    if signed_by == "a stranger":
+        world.sign_with(signing_keys(world.settings.home / "elsewhere")[0])
+    else:
+        world.sign_with(None)
+    inputs = world.inputs(world.candidate(2))
+    with pytest.raises(IntegrityError, match=says):
+        release.preflight(world.project, inputs, world.stores)
+    assert world.canary.served("p") is None
+    assert world.canary.entry("p").config() is None
     assert world.stable.served("p") == 1
 
 
@@ -544,6 +566,7 @@ def entry_of(world: World, candidate: str) -> dict[str, object]:
         "config": read["config.pbtxt"].decode(),
         "model": read["model.onnx"],
         "sha256": record.model_sha256,
+        "signature": record.signature,
     }
 
 

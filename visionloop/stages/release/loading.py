@@ -2,8 +2,10 @@
 
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 
 from visionloop.errors import IntegrityError, StageError
+from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.golden import read_golden
@@ -47,8 +49,15 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     candidate's; the entry on disk is then still the new one.
     """
     model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
+    _check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
     entry = lane.entry(project.name)
-    entry.write(version=candidate.version, config=config.decode(), model=model, sha256=candidate.model_sha256)
+    entry.write(
+        version=candidate.version,
+        config=config.decode(),
+        model=model,
+        sha256=candidate.model_sha256,
+        signature=candidate.signature,
+    )
     lane.load(project.name)
     served = lane.served(project.name)
     if served != candidate.version:
@@ -73,6 +82,11 @@ def call_off(rollout: Rollout, reason: str) -> Release:
     if rollout.state().phase == "promoting":
         put_back(rollout.project, rollout.serving(), rollout.stores)
     return rollout.end("rolled_back", reason)
+
+
+def _check_signature(project: Project, candidate: Candidate, files: dict[str, bytes], stores: Stores) -> None:
+    key = Path(stores.settings.need("verify_key"))
+    verify(files, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
 
 
 def _check_speed(rollout: Rollout) -> None:
