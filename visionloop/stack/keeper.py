@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from visionloop.errors import StackError
+from visionloop.errors import StackError, VisionLoopError
 from visionloop.stack.files import last_line, open_log
 from visionloop.stack.probe import NoAnswer
 from visionloop.stack.process import end, family, identity_of, is_alive, start
@@ -92,7 +92,7 @@ class Keeper:
             self._keep()
         except Stopping:
             return
-        except (StackError, NoAnswer, OSError, subprocess.SubprocessError) as error:
+        except (VisionLoopError, NoAnswer, OSError, subprocess.SubprocessError) as error:
             self._post("failed", reason=_reason(error))
 
     def end(self) -> None:
@@ -127,7 +127,7 @@ class Keeper:
             raise Stopping
         try:
             self._begin(lenient=True)
-        except (StackError, NoAnswer, OSError, subprocess.SubprocessError) as error:
+        except (VisionLoopError, NoAnswer, OSError, subprocess.SubprocessError) as error:
             self._end_remains()
             self.board.post(self.service.name, reason=_reason(error))
             return False
@@ -250,7 +250,7 @@ class Keeper:
                 self.board.post(self.service.name, state="running", restarts=kept.restarts, reason="")
                 log.info("%s: adopted pid %d", self.service.name, kept.leader.pid)
                 return True
-        except (*UNWELL, StackError, OSError) as error:
+        except (*UNWELL, VisionLoopError, OSError) as error:
             log.info("%s: not adopted: %s", self.service.name, error)
         self._end_remains()
         return False

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from visionloop.errors import ConfigError
 from visionloop.settings import Settings
 from visionloop.stack.keeper import Keeper, Patience
 from visionloop.stack.probe import NoAnswer
@@ -132,6 +133,14 @@ def test_a_failed_preparation_says_why(stage: Stage) -> None:
     reason = stage.board.until(lambda kept: kept.state == "failed").reason
     assert "ended with status 1: database is locked" in reason
     assert not (stage.folder / "ready").exists()
+
+
+def test_a_setting_that_a_preparation_cannot_use_is_named(stage: Stage) -> None:
+    def prepare(ctx: Context, step: object) -> None:
+        raise ConfigError("the verifying key /gone.pem cannot be used")
+
+    stage.keep(stage.service(SERVE, prepare=prepare))
+    assert stage.board.until(lambda kept: kept.state == "failed").reason == "the verifying key /gone.pem cannot be used"
 
 
 def test_a_log_on_a_full_disk_fails_the_first_start(stage: Stage) -> None:
