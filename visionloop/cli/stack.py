@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visionloop import stack
+from visionloop.cli.loops import check_loops
 from visionloop.errors import StackError
 from visionloop.settings import load_settings
 
@@ -60,9 +61,12 @@ def logs(
             typer.echo(stream.readline(), nl=False) if _grew(stream.tell(), path) else time.sleep(0.2)
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Can this machine run the embedded servers? Exit code 1 when not, with what to do."""
-    checks = stack.doctor(load_settings())
+def doctor(
+    repair: Annotated[bool, typer.Option(help="put right what is safe to")] = False, as_json: AsJson = False
+) -> None:
+    """Can this machine run the servers, and do the running ones agree about what is released? Exit code 1 when not."""
+    settings = load_settings()
+    checks = [*stack.doctor(settings), *check_loops(settings, mend=repair)]
     if as_json:
         typer.echo("[" + ",".join(check.model_dump_json() for check in checks) + "]")
     else:

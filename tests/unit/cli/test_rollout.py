@@ -69,3 +69,25 @@ def test_abort_says_what_goes_on_serving(run: Run, world: World, monkeypatch: py
     assert shown.code == 0
     assert shown.out.startswith("p: version 2 is called off by ")
     assert shown.out.endswith(": wrong week\n")
+
+
+# --- doctor
+
+
+def test_the_doctor_names_and_mends_what_differs(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("rollout abort p --yes --reason x")
+    monkeypatch.setenv("VISIONLOOP_STABLE_GRPC", "127.0.0.1:1")
+    assert "ok   p: records, registry, weights and lanes agree" in run("doctor").out
+    world.registry.alias = None
+    shown = run("doctor")
+    assert shown.code == 1
+    line = "p: the registry's champion is nothing, released is version 1"
+    assert f"FAIL {line} -> --repair: the alias is set" in shown.out
+    assert world.registry.alias is None
+    assert f"ok   {line} -> the alias is set" in run("doctor --repair").out
+    assert world.registry.alias == 1
+    world.stable.down = True
+    shown = run("doctor --json")
+    [found] = [one for one in json.loads(shown.out) if one["name"] == "p"]
+    assert (found["ok"], shown.code) == (False, 1)
+    assert found["found"].startswith("cannot be looked at: Triton of the stable lane")

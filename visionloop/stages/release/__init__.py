@@ -4,6 +4,7 @@ Each takes up where a killed process stopped: how far a release came stands in t
 came of it in its `Release` record. A finished release returns its record from every function.
 """
 
+from visionloop.stages.release.doctor import examine, repair
 from visionloop.stages.release.inputs import Inputs, RollbackInputs
 from visionloop.stages.release.loading import preflight
 from visionloop.stages.release.orders import Status, order, status
@@ -18,10 +19,12 @@ __all__ = [
     "Status",
     "abort",
     "canary",
+    "examine",
     "foresee",
     "order",
     "preflight",
     "promote",
+    "repair",
     "rollback",
     "shadow",
     "status",

@@ -1,6 +1,7 @@
 """Preflight: the files that were approved go into the canary lane, and are checked there before any traffic."""
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     candidate's; the entry on disk is then still the new one.
     """
     model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
-    _check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
+    check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
     entry = lane.entry(project.name)
     entry.write(
         version=candidate.version,
@@ -84,9 +85,11 @@ def call_off(rollout: Rollout, reason: str) -> Release:
     return rollout.end("rolled_back", reason)
 
 
-def _check_signature(project: Project, candidate: Candidate, files: dict[str, bytes], stores: Stores) -> None:
+def check_signature(project: Project, candidate: Candidate, files: Mapping[str, bytes], stores: Stores) -> None:
+    """Raises IntegrityError when model and configuration are not what this installation signed."""
     key = Path(stores.settings.need("verify_key"))
-    verify(files, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
+    signed = {name: files[name] for name in (MODEL, CONFIG)}
+    verify(signed, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
 
 
 def _check_speed(rollout: Rollout) -> None:
