@@ -91,6 +91,15 @@ def test_a_model_that_answers_some_images_with_nan_is_refused(running):
     assert here.versions() == {("stable", 1): 40}
 
 
+def test_a_model_with_an_output_for_a_class_that_nobody_knows_is_refused(running):
+    here = world(running, "shape")
+    here.release(1)
+    refused = release.preflight(here.project, here.inputs(here.candidate(2, classes=4)), here.stores)
+    assert refused.outcome == "rejected"
+    assert "answers 4 images with [4, 4] numbers, expected [4, 3]: one for each class" in refused.reason
+    assert here.versions() == {("stable", 1): 40}
+
+
 def test_a_model_that_is_three_times_slower_is_refused(running):
     here = world(running, "slow")
     here.project = here.project.model_copy(

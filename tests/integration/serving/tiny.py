@@ -20,19 +20,20 @@ def tiny_onnx(
     side: int = SIDE,
     dark_is_nan: bool = False,
     busy: int = 0,
+    classes: int = 3,
 ) -> Path:
     """Write a model of the contract: image UINT8 [-1,side,side,1] -> probabilities [-1,3], embedding [-1,1].
 
     `dark_is_nan`: a black image is answered with NaN, as by a model that divides by what it sees. `busy`: so many
     products of 512 x 512 matrices before each answer.
     """
-    weight = np.array([[-24.0, 0.0, 24.0]], np.float32) * (-1 if flipped else 1)
+    weight = np.resize(np.array([[-24.0, 0.0, 24.0]], np.float32), (1, classes)) * (-1 if flipped else 1)
     constants = {
         "scale": np.array(255.0, np.float32),
         "axes": np.array([1, 2, 3], np.int64),
         "column": np.array([-1, 1], np.int64),
         "weight": weight,
-        "bias": np.array([8.0 + bias, 0.0, -16.0], np.float32) * (-1 if flipped else 1),
+        "bias": np.resize(np.array([8.0 + bias, 0.0, -16.0], np.float32), classes) * (-1 if flipped else 1),
     }
     add = helper.make_node("Add", ["product", "bias"], ["scores"])
     nodes = [
@@ -69,7 +70,7 @@ def tiny_onnx(
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [None, side, side, 1])],
         [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, len(CLASSES)]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None, classes]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, 1]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],

@@ -38,6 +38,12 @@ def check_sound(lane: Lane, project: Project, version: int) -> None:
     """Black, white and noisy images too get answers that are probabilities. Raises ModelRefused when they don't."""
     shape = project.task.image
     found = lane.infer(project.name, extremes(shape.height, shape.width, shape.channels), version=version)
+    expected = (len(EXTREMES), len(project.task.classes))
+    if found.shape != expected:
+        raise ModelRefused(
+            f"version {version} in the {lane.name} lane answers {len(EXTREMES)} images with {list(found.shape)} "
+            f"numbers, expected {list(expected)}: one for each class"
+        )
     bad = [name for name, wrong in zip(EXTREMES, unsound(found), strict=True) if wrong]
     if bad:
         raise ModelRefused(
