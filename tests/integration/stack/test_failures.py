@@ -1,6 +1,7 @@
 """What goes wrong with embedded servers: each fault gives one clear line, loses nothing, and leaves nothing behind."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import socket
@@ -12,17 +13,21 @@ from pathlib import Path
 
 import boto3
 import numpy as np
-import onnx
 import psutil
 import pytest
 import tritonclient.grpc
 from onnx import TensorProto, helper
+from tritonclient.utils import InferenceServerException
 
 from tests.integration.conftest import REPO, running_stack
 from visionloop import stack
 from visionloop.errors import StackError
+from visionloop.packaging.signing import sign
+from visionloop.serving.repository import Entry
 from visionloop.settings import Settings, env_file, load_settings
 from visionloop.stack.process import family, identity_of, is_alive
+from visionloop.stack.service import Context
+from visionloop.stack.signing import PRIVATE, make_keys
 from visionloop.stack.status import read_state, write_state
 
 LANES = ["triton"]
@@ -34,6 +39,7 @@ max_batch_size: 8
 input { name: "x" data_type: TYPE_FP32 dims: [ 2 ] }
 output { name: "y" data_type: TYPE_FP32 dims: [ 2 ] }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+version_policy { specific { versions: 1 } }
 """
 
 
@@ -82,11 +88,17 @@ def put_model(settings: Settings, lane: str) -> None:
     node = helper.make_node("Add", ["x", "x"], ["y"])
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy"]
     graph = helper.make_graph([node], "double", tensors[:1], tensors[1:])
-    folder = settings.home / "model_repository" / lane / "double" / "1"
-    folder.mkdir(parents=True)
     opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), str(folder / "model.onnx"))
-    (folder.parent / "config.pbtxt").write_text(CONFIG)
+    model = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    make_keys(Context(home=settings.home, repo=REPO, settings=settings, ports={}))
+    private = settings.home / "stack" / "secrets" / PRIVATE
+    Entry(settings.home / "model_repository" / lane / "double").write(
+        version=1,
+        config=CONFIG,
+        model=model,
+        sha256=hashlib.sha256(model).hexdigest(),
+        signature=sign({"model.onnx": model, "config.pbtxt": CONFIG.encode()}, private),
+    )
 
 
 def ask(address: str) -> list[float]:
@@ -159,6 +171,21 @@ def test_a_killed_server_is_started_again_at_its_address(home: Settings) -> None
     assert again.pid != pid
     assert "killed by signal 9" in again.reason
     assert ask(address) == [2.0, 4.0]
+
+
+def test_a_model_that_was_changed_is_not_served_after_a_restart(home: Settings) -> None:
+    put_model(home, "stable")
+    stack.up(home, only=LANES)
+    folder = home.home / "model_repository" / "stable" / "double"
+    with (folder / "1" / "model.onnx").open("ab") as model:
+        model.write(b" ")
+    os.kill(service(home, "triton-stable").pid or 0, signal.SIGKILL)
+    until(lambda: service(home, "triton-stable").restarts == 1 and stack.status(home).is_up, "the lane is up again")
+    with pytest.raises(InferenceServerException, match="unknown model"):
+        ask(str(reload(home).stable_grpc))
+    assert not folder.exists()
+    [kept] = (home.home / "model_repository" / "refused").iterdir()
+    assert (kept / "1" / "model.onnx").is_file()
 
 
 def test_a_lane_with_a_dead_stub_is_started_again_before_anybody_asks(home: Settings) -> None:
