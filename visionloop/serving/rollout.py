@@ -21,6 +21,7 @@ LATENCY_NOISE_MS = 20.0
 """On a shared machine p95 moves by this much from one moment to the next: smaller differences say nothing."""
 BATCH_NOISE_MS = 2.0
 """Smaller differences of medians say nothing."""
+UNDER_WAY = 20
 METRICS = 3
 
 
@@ -154,8 +155,11 @@ def too_slow(canary_ms: Sequence[float], stable_ms: Sequence[float], policy: Pol
 
 
 def is_hopeless(errors: int, requests: int, policy: Policy) -> bool:
-    """So many errors in a look that no more probes need to be sent."""
-    return _compare(_rate(errors, requests), None, policy.max_error_rate, policy) == "worse"
+    """So many errors in a look that no more probes need to be sent.
+
+    An error is counted at once and its request when it is over: those on their way are taken for good ones.
+    """
+    return _compare(_rate(errors, requests + UNDER_WAY), None, policy.max_error_rate, policy) == "worse"
 
 
 def most_probes(percent: int, wanted: int) -> int:

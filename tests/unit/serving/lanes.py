@@ -89,7 +89,9 @@ class FakeLane:
         self._check()
         return self.loaded[model][0] if model in self.loaded else None
 
-    def infer(self, model: str, images: NDArray[np.uint8], *, version: int) -> NDArray[np.float32]:
+    def infer(
+        self, model: str, images: NDArray[np.uint8], *, version: int, deadline_seconds: float = 10.0
+    ) -> NDArray[np.float32]:
         self._check()
         assert self.loaded[model][0] == version
         return probabilities(self.loaded[model][1], images)

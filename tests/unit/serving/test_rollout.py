@@ -204,7 +204,9 @@ def test_a_batch_may_take_twice_as_long_and_noise_is_no_difference(
         )
 
 
-@pytest.mark.parametrize(("errors", "requests", "hopeless"), [(2, 20, False), (5, 20, True), (3, 0, True)])
+@pytest.mark.parametrize(
+    ("errors", "requests", "hopeless"), [(2, 0, False), (5, 20, False), (9, 20, True), (9, 0, True)]
+)
 def test_a_look_is_cut_short_when_the_errors_alone_say_so(errors: int, requests: int, hopeless: bool) -> None:
     assert is_hopeless(errors, requests, POLICY) is hopeless
 

@@ -3,6 +3,7 @@
 import logging
 import time
 
+from visionloop.errors import StoreError
 from visionloop.project import Project
 from visionloop.records import CanaryStep, Candidate, LaneEvidence, LaneName, Release, RolloutState
 from visionloop.serving.client import Client, open_client
@@ -14,6 +15,7 @@ from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stores import Stores
+from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +25,10 @@ FIRST_RELEASE_PERCENT = [100]
 LOOK_PROBES = 100
 """Answers of the canary between two looks at the evidence."""
 TIMED_PROBES = 60
-WELL_SECONDS = 6.0
-"""A canary that the endpoint passes by comes back within this: it is checked every second, put aside for five."""
+ANSWER_SECONDS = 2.0
+PASSED_BY_SECONDS = 20.0
+WELL_SECONDS = 4.0
+"""A canary that the endpoint passes by mostly comes back within this: it is checked every second."""
 WATCH_SECONDS = 1.0
 """How often a paused canary is looked at."""
 SPEAK_EVERY_SECONDS = 60.0
@@ -68,19 +72,25 @@ class _Look:
         wanted = min(LOOK_PROBES, self._policy.step_requests)
         if not self._is_well():
             return _failed(step, "the canary lane fails the endpoint's checks")
-        before = self._routes.lane_stats(self._name)
+        before, gave_up = self._routes.lane_stats(self._name), False
+
+        def give_up(errors: int) -> bool:
+            nonlocal gave_up
+            gave_up = self._is_hopeless(before, errors)
+            return gave_up
+
         tallies = send_probes(
             self._client,
             self._goldens,
             wanted=wanted,
             most=most_probes(step.canary_percent, wanted),
-            give_up=lambda errors: self._is_hopeless(before, errors),
+            give_up=give_up,
             is_well=self._is_well,
         )
         after = self._routes.lane_stats(self._name)
         seen = _with(step, before, after, tallies, slow_ms)
         found = tallies["canary"]
-        if found.probes < wanted and not self._is_hopeless(before, found.errors):
+        if found.probes < wanted and not gave_up:
             return _failed(seen, f"the canary answered {found.probes} probes, expected {wanted}: it is not well")
         return seen
 
@@ -97,7 +107,21 @@ class _Look:
             log.info("canary of %s: %s", self._name, text)
 
     def _is_well(self) -> bool:
-        return self._routes.wait_healthy(self._name, "canary", seconds=WELL_SECONDS)
+        """Does the endpoint send requests to the canary? One that it passes by for long is asked directly, past it."""
+        if self._routes.wait_healthy(self._name, "canary", seconds=WELL_SECONDS):
+            return True
+        if not self._answers():
+            return False
+        log.warning("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
+        return self._routes.wait_healthy(self._name, "canary", seconds=PASSED_BY_SECONDS)
+
+    def _answers(self) -> bool:
+        version, image = self._rollout.candidate.version, self._goldens["canary"].images[:1]
+        try:
+            self._rollout.stores.canary.infer(self._name, image, version=version, deadline_seconds=ANSWER_SECONDS)
+        except (StoreError, ModelRefused):
+            return False
+        return True
 
     def _is_hopeless(self, before: dict[str, LaneCount], errors: int) -> bool:
         """Also for errors that nobody saw, since the stable lane answered instead."""
