@@ -55,7 +55,8 @@ def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: Addre
         **cluster,
         "health_checks": [_check(entry)],
         "outlier_detection": outliers,
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # Workers hear at once of a canary that is well again: by default Envoy gathers changes for a second first.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
     }
 
 
