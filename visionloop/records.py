@@ -469,6 +469,11 @@ class RolloutState(Frozen):
     orders: list[Order] = []
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
+    @property
+    def paused(self) -> bool:
+        """Was the last order to pause?"""
+        return bool(self.orders) and self.orders[-1].verb == "pause"
+
 
 RECORD_TYPES: dict[str, type[Record]] = {
     record.kind: record

@@ -7,11 +7,11 @@ from visionloop.project import Release as Policy
 from visionloop.records import ShadowEvidence
 from visionloop.serving.captured import Matrix
 from visionloop.serving.golden import unsound
-from visionloop.serving.sequential import Finding, Rate, compare
+from visionloop.serving.rollout import held_against
+from visionloop.serving.sequential import Rate
 
 UNSURE = 0.5
 """An answer below this confidence is unsure: no class has more than half of it."""
-METRICS = 3
 
 
 def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0) -> ShadowEvidence:
@@ -34,12 +34,12 @@ def judge(seen: ShadowEvidence, policy: Policy) -> str | None:
     """Why the candidate may not go on; None when nothing speaks against it, which few images can hardly do."""
     text = f"of {seen.images} captured images the candidate"
     answered = Rate(seen.failed, seen.images)
-    if _tested(answered, None, policy.max_error_rate, policy) == "worse":
+    if held_against(answered, None, policy.max_error_rate, policy) == "worse":
         return f"{text} has no sound answer to {seen.failed}, allowed {policy.max_error_rate:.1%}"
-    if _tested(Rate(seen.changed, seen.compared), None, policy.max_changed, policy) == "worse":
+    if held_against(Rate(seen.changed, seen.compared), None, policy.max_changed, policy) == "worse":
         return f"{text} answers {seen.changed} with another label than the champion, allowed {policy.max_changed:.1%}"
     unsure, before = Rate(seen.unsure, seen.compared), Rate(seen.champion_unsure, seen.compared)
-    if _tested(unsure, before, policy.max_unsure, policy) == "worse":
+    if held_against(unsure, before, policy.max_unsure, policy) == "worse":
         return (
             f"{text} is unsure of {seen.unsure}, the champion of {seen.champion_unsure}, "
             f"allowed {policy.max_unsure:.1%} more"
@@ -55,7 +55,3 @@ def describe(seen: ShadowEvidence) -> str:
         f"{seen.images} captured images replayed: {seen.failed} without a sound answer, {seen.changed} of "
         f"{seen.compared} with another label, unsure of {seen.unsure} (champion: {seen.champion_unsure})"
     )
-
-
-def _tested(canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Finding:
-    return compare(canary, stable, margin=allowed, false_alarm=policy.false_alarm_rate / METRICS, miss=policy.miss_rate)

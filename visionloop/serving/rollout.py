@@ -159,7 +159,7 @@ def is_hopeless(errors: int, requests: int, policy: Policy) -> bool:
 
     An error is counted at once and its request when it is over: those on their way are taken for good ones.
     """
-    return _compare(_rate(errors, requests + UNDER_WAY), None, policy.max_error_rate, policy) == "worse"
+    return held_against(_rate(errors, requests + UNDER_WAY), None, policy.max_error_rate, policy) == "worse"
 
 
 def most_probes(percent: int, wanted: int) -> int:
@@ -185,7 +185,7 @@ def _is_full(step: CanaryStep, policy: Policy) -> bool:
 
 
 def _tested(name: str, canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Measured:
-    finding = _compare(canary, stable, allowed, policy)
+    finding = held_against(canary, stable, allowed, policy)
     return Measured(name, canary, stable, allowed, finding, _why(name, canary, stable, allowed, policy))
 
 
@@ -198,8 +198,8 @@ def _why(name: str, canary: Rate, stable: Rate | None, allowed: float, policy: P
     )
 
 
-def _compare(canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Finding:
-    """A false alarm of any rate ends the release, so they share; a miss takes that all of them miss."""
+def held_against(canary: Rate, stable: Rate | None, allowed: float, policy: Policy) -> Finding:
+    """One of METRICS rates. A false alarm of any ends the release, so they share; a miss takes that all miss."""
     return compare(canary, stable, margin=allowed, false_alarm=policy.false_alarm_rate / METRICS, miss=policy.miss_rate)
 
 

@@ -1,7 +1,6 @@
 """Do records, registry, object store, weights and lanes agree about a project? Puts right what is safe to."""
 
 import logging
-from pathlib import Path
 
 from visionloop.errors import IntegrityError, NotFound
 from visionloop.project import Project
@@ -78,4 +77,4 @@ def _damaged(project: Project, serving: Release | None, stores: Stores) -> tuple
         except IntegrityError as error:
             log.warning("%s", error)
             found.append("the signature")
-    return tuple(Path(name).name for name in found)
+    return tuple(found)

@@ -41,7 +41,7 @@ class Status(Frozen):
     @property
     def paused(self) -> bool:
         """Was it last asked to pause?"""
-        return bool(self.state.orders) and self.state.orders[-1].verb == "pause"
+        return self.state.paused
 
 
 def status(project: Project, stores: Stores) -> Status:
@@ -92,12 +92,11 @@ def order(project: Project, verb: Literal["pause", "resume", "promote"], by: str
 
 
 def _check(project: Project, state: RolloutState, verb: str) -> None:
-    paused = bool(state.orders) and state.orders[-1].verb == "pause"
     if state.phase == "promoting":
         raise StageError(f"{project.name} is being promoted already: it is too late to {verb}")
     if verb == "promote" and state.phase != "canary":
         raise StageError(f"{project.name} is in its {state.phase}: it can be promoted once its canary has begun")
-    if verb == "resume" and not paused:
+    if verb == "resume" and not state.paused:
         raise StageError(f"the release of {project.name} is not paused")
-    if verb == "pause" and paused:
+    if verb == "pause" and state.paused:
         raise StageError(f"the release of {project.name} is paused already")
