@@ -196,10 +196,12 @@ class Datasets:
         return Appended(int(committed.version), added)
 
     def _create(self, project: str) -> Any:
-        empty = pa.Table.from_batches([], SCHEMA)
+        # Never `write_dataset(mode="create")`: it looks first, commits later and overwrites what came in between.
+        # Without retries Lance refuses an overwrite of anything but the version that it was made for.
+        empty = lance.Transaction(read_version=0, operation=LanceOperation.Overwrite(SCHEMA, []))
         try:
-            return lance.write_dataset(empty, self.uri(project), mode="create", storage_options=self._options())
-        except (OSError, ValueError):
+            return lance.LanceDataset.commit(self.uri(project), empty, max_retries=0, storage_options=self._options())
+        except (OSError, ValueError, CommitConflictError):
             found = self._latest(project)  # somebody else was first
             if found is None:
                 raise

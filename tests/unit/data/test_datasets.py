@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 
 import pyarrow as pa
 import pytest
@@ -105,6 +106,20 @@ def test_two_processes_that_create_at_once(datasets: Datasets) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda n: datasets.append("p", rows([n]), mark=f"m{n}", since=0), range(4)))
     assert sorted(images(datasets, datasets.version("p"))) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_dataset_is_created_once_and_never_emptied_by_a_later_creation(datasets: Datasets, attempt: int) -> None:
+    creators = 8
+    together = Barrier(creators)
+
+    def create(_: int) -> None:
+        together.wait()
+        datasets._create("p")
+
+    with ThreadPoolExecutor(creators) as pool:
+        list(pool.map(create, range(creators)))
+    assert datasets.version("p") == 1
 
 
 def test_an_append_that_dies_leaves_nothing(datasets: Datasets) -> None:
