@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 STAMP := $(VENV)/installed
 LOCKS := $(wildcard requirements/*.txt)
-UNIT := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 4 --dist loadscope
+UNIT := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 4 --dist worksteal
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 help: ## this list
