@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 STAMP := $(VENV)/installed
-LOCKS := $(wildcard requirements/*.txt)
+LOCKS := $(filter-out requirements/rivals.txt,$(wildcard requirements/*.txt))
 UNIT := $(BIN)/python -m pytest tests/unit -q -n logical --maxprocesses 4 --dist worksteal
 COMPILE := $(UV) pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
@@ -52,7 +52,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-%: $(STAMP) ## measure: bench-dag_parse, bench-stack, bench-variants
+bench-%: $(STAMP) ## measure: bench-dag_parse, bench-serving, bench-stack, bench-variants
 	$(BIN)/python tools/bench_$*.py
 
 browser: # Chromium for the tests that look at pages
@@ -63,10 +63,11 @@ lock: $(STAMP) ## resolve requirements/*.in again
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements/{core,servers,dev}.in -o requirements/lock.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements/triton-backend.in -o requirements/triton-backend.txt
 	$(COMPILE) --python-platform x86_64-manylinux_2_35 --no-deps requirements/binaries.in -o requirements/binaries.txt
+	$(COMPILE) --python-platform x86_64-manylinux_2_28 requirements/rivals.in -o requirements/rivals.txt
 	$(COMPILE) requirements/bootstrap.in -o requirements/bootstrap.txt
 
 clean: ## stop the servers; remove what runs and caches left (asks nothing: .visionloop goes, .venv stays)
-	@test ! -x $(BIN)/visionloop || for home in .visionloop .visionloop/demo .visionloop/e2e/demo .visionloop/bench/stack-home; do \
+	@test ! -x $(BIN)/visionloop || for home in .visionloop .visionloop/demo .visionloop/e2e/demo .visionloop/bench/{stack,serving}-home; do \
 	  test ! -d $$home/stack || $(BIN)/visionloop --home $$home down || exit 1; done
 	rm -rf .visionloop .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
