@@ -138,6 +138,7 @@ class Traffic:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self.seen: Counter = Counter()
+        self._new: set = set()
         self.failures: list[str] = []
 
     def __enter__(self) -> "Traffic":
@@ -148,6 +149,11 @@ class Traffic:
         self._end.set()
         self._thread.join(20)
 
+    def take(self) -> set:
+        """Which (lane, version) have answered since the last call."""
+        taken, self._new = self._new, set()
+        return taken
+
     def _send(self) -> None:
         batch = tiny.images(3, seed=9)
         with Client(self._world.servers.settings.endpoint_url, self._world.project, most_tries=1) as client:
@@ -155,6 +161,7 @@ class Traffic:
                 try:
                     answer = client.predict(batch)[0]
                     self.seen[answer.lane, answer.version] += 1
+                    self._new.add((answer.lane, answer.version))
                 except VisionLoopError as error:
                     self.failures.append(str(error))
                     time.sleep(0.01)
