@@ -131,7 +131,10 @@ class World:
 
 
 class Traffic:
-    """Requests without a pause while something else happens; a context manager. Failures are kept."""
+    """Requests without a pause while something else happens; a context manager. Failures are kept.
+
+    A request is not sent again when it fails, so that none stays unseen.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -140,6 +143,8 @@ class Traffic:
         self.seen: Counter = Counter()
         self._new: set = set()
         self.failures: list[str] = []
+        self.failed_at: list[float] = []
+        """By the monotonic clock."""
 
     def __enter__(self) -> "Traffic":
         self._thread.start()
@@ -164,6 +169,7 @@ class Traffic:
                     self._new.add((answer.lane, answer.version))
                 except VisionLoopError as error:
                     self.failures.append(str(error))
+                    self.failed_at.append(time.monotonic())
                     time.sleep(0.01)
 
 

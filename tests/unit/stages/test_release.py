@@ -301,6 +301,18 @@ def test_no_step_is_left_out(world: World, function: Callable[..., object]) -> N
 # --- a canary that is not well
 
 
+def test_no_canary_is_compared_with_a_stable_lane_that_does_not_answer(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    world.broken["stable"] = FAILING
+    with pytest.raises(StoreError, match="the stable lane answered 0 of 60 probes"):
+        release.canary(world.project, inputs, world.stores)
+    assert world.routes.weights["p"] == Weights(100, 0)
+    world.broken.clear()
+    assert world.go(inputs).outcome == "promoted"
+
+
 @pytest.mark.parametrize(
     ("unwell", "says"),
     [

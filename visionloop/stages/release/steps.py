@@ -153,6 +153,9 @@ def _time_stable(rollout: Rollout, state: RolloutState, client: Client, goldens:
     if "stable" not in goldens or state.slow_ms is not None or state.steps:
         return state
     stable = time_probes(client, goldens, TIMED_PROBES)
+    if stable.probes < TIMED_PROBES / 2:
+        # With no times every canary would be slow.
+        raise StoreError(f"the stable lane answered {stable.probes} of {TIMED_PROBES} probes: it is not well")
     limit = slow_limit_ms(stable.percentile_ms(95), rollout.project.release)
     log.info("%s: p95 is %.1f ms, slow is above %.1f ms", rollout.project.name, stable.percentile_ms(95), limit)
     return rollout.advance(slow_ms=limit)
