@@ -6,10 +6,12 @@ from .conftest import make_project
 from .world import Traffic, World
 
 RELEASES, SETTLED = 20, 5
+QUICK = {"canary_percent": [50], "step_requests": 20, "max_error_rate": 0.2, "max_disagreement": 0.2}
 
 
 def test_twenty_releases_under_load_fail_no_request_and_leave_no_memory_behind(running):
-    here = World(running, make_project(running, "many"))
+    project = make_project(running, "many")
+    here = World(running, project.model_copy(update={"release": project.release.model_copy(update=QUICK)}))
     here.release(1)
     memory = []
     with Traffic(here) as traffic:
