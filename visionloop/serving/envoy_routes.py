@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionloop.errors import ConfigError
+from visionloop.serving.envoy_limits import announced_too_large
 
 Json = dict[str, Any]
 
 CAPTURE_FILTER = "capture"
+BUFFER_FILTER = "buffer"
+GUARD_FILTER = "lua"
 KEY_FILTER = "api_key"
 KEY_HEADER = "x-api-key"
 PROBE_HEADER = "x-visionloop-probe"
@@ -25,6 +28,9 @@ PER_TRY_SECONDS = 2.0
 RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
 GRPC_SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{GRPC_SERVICE}/ModelInfer"
+READY = f"{GRPC_SERVICE}/ModelReady"
+READY_SECONDS = 2.0
+"""Who asks for health wants to know it now."""
 CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
 CLOSED_GRPC = (
     *("Repository", "SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"),
@@ -44,6 +50,8 @@ class ModelRoute:
     capture_percent: float
     image: tuple[int, int, int]
     """Height, width, channels of the uint8 input."""
+    max_in_flight: int = 1024
+    """Requests under way to each lane; further ones get 503."""
 
     def __post_init__(self) -> None:
         if min(self.stable, self.canary) < 0 or self.stable + self.canary != 100:
@@ -54,7 +62,7 @@ class ModelRoute:
 
 def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
     """The route file (RDS): what is closed first, then the models, then what the stable lane says of itself."""
-    routes = _closed()
+    routes = [*_closed(), *_too_large()]
     for name in sorted(models):
         routes += _model_routes(models[name])
     host = {
@@ -111,7 +119,21 @@ def _model_routes(entry: ModelRoute) -> list[Json]:
         "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}],
     }
     captured = [_captured(infer, "http", entry), _captured(grpc, "grpc", entry)] if entry.capture_percent > 0 else []
-    return [*captured, _route(everything, "http", entry), _route(grpc, "grpc", entry)]
+    return [*_ready(entry), *captured, _route(everything, "http", entry), _route(grpc, "grpc", entry)]
+
+
+def _ready(entry: ModelRoute) -> list[Json]:
+    """Would an inference be answered? Asked of a lane that has just answered one; Triton's word is not enough.
+
+    While the stable lane has any weight it must be well: it is asked whatever its state, and has no other behind it.
+    """
+    behind = "stable" if entry.stable else "any"
+    http = {"path": f"/v2/models/{entry.model}/ready"}
+    grpc = {"path": READY, "grpc": {}, "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}]}
+    return [
+        _to(f"{entry.model}/ready/{behind}/{protocol}", match, _uncaptured(), seconds=READY_SECONDS)
+        for protocol, match in (("http", http), ("grpc", grpc))
+    ]
 
 
 def _captured(match: Json, protocol: str, entry: ModelRoute) -> Json:
@@ -137,6 +159,10 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
             "retry_policy": _retry(entry),
         },
     }
+    if protocol == "grpc":
+        # A client's own deadline is kept here: a lane that it passes by would be charged with a failure.
+        route["route"]["max_stream_duration"] = {"grpc_timeout_header_max": route["route"]["timeout"]}
+        route["request_headers_to_remove"] = ["grpc-timeout"]
     return route if captured else {**route, **_uncaptured_route()}
 
 
@@ -171,13 +197,18 @@ def _retry(entry: ModelRoute) -> Json:
 
 
 def _fallback() -> list[Json]:
-    """Models without a route and the server's own state are asked of the stable lane; the rest is not found."""
+    """Models without a route and the server's own state are asked of the stable lane; the rest is not found.
+
+    Alive is the endpoint itself, whatever its lanes do.
+    """
     http = [{"path": "/v2"}, {"path_separated_prefix": "/v2/models"}]
     grpc = [{"prefix": f"{GRPC_SERVICE}/", "grpc": {}}]
+    open_to_all = _uncaptured() | _keyless()
     return [
-        *(_to_stable(match, protocol, _uncaptured() | _keyless()) for protocol, match in _health()),
-        *(_to_stable(match, "http", _uncaptured()) for match in http),
-        *(_to_stable(match, "grpc", _uncaptured()) for match in grpc),
+        {**_direct({"path": "/v2/health/live"}, 200, ""), "typed_per_filter_config": open_to_all},
+        *(_to(f"stable/{protocol}", match, open_to_all, seconds=READY_SECONDS) for protocol, match in _health()),
+        *(_to("stable/http", match, _uncaptured()) for match in http),
+        *(_to("stable/grpc", match, _uncaptured()) for match in grpc),
         _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n"),
     ]
 
@@ -189,8 +220,8 @@ def _health() -> list[tuple[str, Json]]:
     return [("http", {"path_separated_prefix": "/v2/health"}), *(("grpc", {**match, "grpc": {}}) for match in grpc)]
 
 
-def _to_stable(match: Json, protocol: str, filters: Json) -> Json:
-    route = {"cluster": f"stable/{protocol}", "timeout": "15s"}
+def _to(cluster: str, match: Json, filters: Json, *, seconds: float = 15.0) -> Json:
+    route = {"cluster": cluster, "timeout": f"{seconds}s"}
     return {"match": match, "route": route, "typed_per_filter_config": filters}
 
 
@@ -200,17 +231,25 @@ def _closed() -> list[Json]:
     return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
 
 
+def _too_large() -> list[Json]:
+    """What announces too large a body is refused by its head: nothing waits for the body, or looks at it."""
+    unread = _uncaptured() | {
+        BUFFER_FILTER: {"@type": _http("buffer.v3.BufferPerRoute"), "disabled": True},
+        GUARD_FILTER: {"@type": _http("lua.v3.LuaPerRoute"), "disabled": True},
+    }
+    return [{**_direct(announced_too_large("/"), 413, "too large\n"), "typed_per_filter_config": unread}]
+
+
 def _direct(match: Json, status: int, text: str) -> Json:
     return {
         "match": match,
-        "direct_response": {"status": status, "body": {"inline_string": text}},
+        "direct_response": {"status": status, **({"body": {"inline_string": text}} if text else {})},
         **_uncaptured_route(),
     }
 
 
 def _uncaptured() -> Json:
-    kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
-    return {CAPTURE_FILTER: {"@type": kind, "disabled": True}}
+    return {CAPTURE_FILTER: {"@type": _http("ext_proc.v3.ExtProcPerRoute"), "disabled": True}}
 
 
 def _uncaptured_route() -> Json:
@@ -220,6 +259,10 @@ def _uncaptured_route() -> Json:
 def _keyless() -> Json:
     """No key is asked for; harmless where the endpoint asks for none at all."""
     return {KEY_FILTER: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}}
+
+
+def _http(kind: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.filters.http.{kind}"
 
 
 def _header(name: str, value: str) -> Json:
