@@ -30,6 +30,7 @@ from visionloop.serving.envoy_limits import (
 from visionloop.serving.envoy_routes import (
     BUFFER_FILTER,
     CAPTURE_FILTER,
+    EXTRACTION_FILTER,
     KEY_FILTER,
     KEY_HEADER,
     read_routes,
@@ -211,7 +212,7 @@ def _field_extraction() -> Json:
     service = "inference.GRPCInferenceService"
     fields = {f"{service}.{method}": field for method, (field, _) in NAMED.items()}
     return _filter(
-        "envoy.filters.http.grpc_field_extraction",
+        EXTRACTION_FILTER,
         "grpc_field_extraction.v3.GrpcFieldExtractionConfig",
         descriptor_set={"inline_bytes": base64.b64encode(descriptors()).decode()},
         extractions_by_method={name: {"request_field_extractions": {field: {}}} for name, field in fields.items()},

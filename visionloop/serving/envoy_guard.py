@@ -116,7 +116,21 @@ local function refuse_grpc(request, status, text)
   request:respond(head, text)
 end
 
+-- gRPC's own headers are between neighbours: a lane hangs up, or dies, where one is not as it should be. So is a
+-- deadline: a client keeps its own by going away, and a lane that kept it instead would be charged with a failure.
+local function clean_grpc(headers)
+  local own = {}
+  for key, _ in pairs(headers) do
+    if key:sub(1, 5) == "grpc-" or key:sub(-4) == "-bin" then own[#own + 1] = key end
+  end
+  for _, key in ipairs(own) do headers:remove(key) end
+  headers:replace("te", "trailers")
+end
+
 local function check_grpc(request)
+  local method = request:headers():get(":method")
+  if method ~= "POST" then return refuse_grpc(request, "12", "expected the method POST, found another") end
+  clean_grpc(request:headers())
   local body = request:body()
   local came = body and body:length() - FRAME or -1
   if came < 0 then return refuse_grpc(request, "3", "expected one message, found no whole one") end

@@ -12,6 +12,8 @@ BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
 LARGEST_HEAD_KIB = 7
 """Triton's HTTP server hangs up on a line above 8 KiB, its gRPC server refuses heads above 8 KiB at random."""
+STREAM_IDLE_SECONDS = 60
+"""A request in which nothing moves either way, as when a client does not read its answer."""
 CLIENT_HEADER = "x-client"
 OWN_CLIENT = "visionloop"
 CLIENTS_COUNTED = 10_000
@@ -42,7 +44,7 @@ DEFAULT = Limits()
 def times(limits: Limits) -> Json:
     """The connection manager's patience with slow clients."""
     return {
-        "stream_idle_timeout": f"{limits.request_seconds}s",
+        "stream_idle_timeout": f"{STREAM_IDLE_SECONDS}s",
         "request_headers_timeout": f"{limits.headers_seconds}s",
         "request_timeout": f"{limits.request_seconds}s",
         "max_request_headers_kb": LARGEST_HEAD_KIB,
@@ -106,9 +108,10 @@ def refusals(limits: Limits) -> Json:
             *_both(_status(413), too_large, 8, found=" (announced: %REQ(CONTENT-LENGTH)% bytes)"),
             *_both(_status(429), f"expected at most {rate} requests a second of one client, found more", 8),
             *_both(_status(431), f"expected headers of at most {LARGEST_HEAD_KIB} KiB together, found more", 8),
-            *_both(_flags("DT"), "the deadline that came with the request is over (grpc-timeout)", 4),
             *_both(_status(408), f"expected a whole request within {limits.request_seconds:g} s, found a part", 4),
+            *_both(_flags("DPE"), "expected HTTP/1.1 or HTTP/2, found neither: %RESPONSE_CODE_DETAILS%", 3),
             *_both(_flags("UT"), "the model did not answer within its time-out (serving.timeout_ms)", 4),
+            *_both(_status(504), f"expected a request that is done within {limits.request_seconds:g} s", 4),
             *_both(_flags("UO"), "too many requests are under way to this lane: try again later", 14),
             *_both(_flags("OM"), "the endpoint is short of memory: try again later", 14),
             *_both(_flags("UH"), "no lane is well that serves this model: try again later", 14),

@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 CAPTURE_FILTER = "capture"
 BUFFER_FILTER = "buffer"
+EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
 GUARD_FILTER = "lua"
 KEY_FILTER = "api_key"
 KEY_HEADER = "x-api-key"
@@ -159,10 +160,6 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
             "retry_policy": _retry(entry),
         },
     }
-    if protocol == "grpc":
-        # A client's own deadline is kept here: a lane that it passes by would be charged with a failure.
-        route["route"]["max_stream_duration"] = {"grpc_timeout_header_max": route["route"]["timeout"]}
-        route["request_headers_to_remove"] = ["grpc-timeout"]
     return route if captured else {**route, **_uncaptured_route()}
 
 
@@ -233,10 +230,8 @@ def _closed() -> list[Json]:
 
 def _too_large() -> list[Json]:
     """What announces too large a body is refused by its head: nothing waits for the body, or looks at it."""
-    unread = _uncaptured() | {
-        BUFFER_FILTER: {"@type": _http("buffer.v3.BufferPerRoute"), "disabled": True},
-        GUARD_FILTER: {"@type": _http("lua.v3.LuaPerRoute"), "disabled": True},
-    }
+    readers = (BUFFER_FILTER, EXTRACTION_FILTER, GUARD_FILTER)
+    unread = _uncaptured() | {name: _off() for name in readers}
     return [{**_direct(announced_too_large("/"), 413, "too large\n"), "typed_per_filter_config": unread}]
 
 
@@ -258,7 +253,11 @@ def _uncaptured_route() -> Json:
 
 def _keyless() -> Json:
     """No key is asked for; harmless where the endpoint asks for none at all."""
-    return {KEY_FILTER: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}}
+    return {KEY_FILTER: _off()}
+
+
+def _off() -> Json:
+    return {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 
 def _http(kind: str) -> str:
