@@ -123,6 +123,25 @@ def test_a_body_may_be_nested_as_tensors_are_and_brackets_in_texts_are_text(blam
 
 
 @pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"[" * 64 + b"]" * 64 + b" " * (64 << 10), 400, "Unable to parse 'inputs'"),
+        (b"[" * 65 + b"]" * 65 + b" " * (64 << 10), 400, "expected JSON of at most 64 nested brackets"),
+        (b"[" * (64 << 10), 400, "failed to parse the request JSON buffer"),  # not looked at, and does no harm
+        (b"[" * ((64 << 10) + 1), 400, "expected JSON of at most 64 nested brackets"),
+        (b" " * (16 << 20), 400, "failed to parse the request JSON buffer"),
+        (b" " * ((16 << 20) + 1), 413, "expected a request of at most 16777216 bytes"),
+    ],
+    ids=["64 deep", "65 deep", "64 KiB", "64 KiB and 1", "16 MiB", "16 MiB and 1"],
+)
+def test_both_sides_of_each_limit(blameless, here, port, body, status, says):
+    with Wire(port) as wire:
+        found, text = wire.send(Mistake("", status, says, body).wire()).answer()
+    assert (found, says in text) == (status, True), text
+    assert [here.processes[lane].poll() for lane in servers.LANES] == [None, None]
+
+
+@pytest.mark.parametrize(
     ("metadata", "code"),
     [
         ([("grpc-timeout-bin", b"x")], "OK"),
