@@ -10,6 +10,9 @@ Json = dict[str, Any]
 
 BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
+ANNOUNCED_LIMIT_BYTES = 2 * BODY_LIMIT_BYTES
+"""A body that announces more is refused unread. Up to here it is read to the limit: clients that do not listen while
+they send would see a closed connection instead of the reason."""
 LARGEST_HEAD_KIB = 7
 """Triton's HTTP server hangs up on a line above 8 KiB, its gRPC server refuses heads above 8 KiB at random."""
 STREAM_IDLE_SECONDS = 60
@@ -92,6 +95,7 @@ def rate_filter(limits: Limits, *, keyed: bool) -> list[Json]:
         "token_bucket": NO_LIMIT,
         **{name: {"default_value": {"numerator": 100}} for name in ("filter_enabled", "filter_enforced")},
         "rate_limited_as_resource_exhausted": True,
+        "response_headers_to_add": [_set("retry-after", "1"), _set("grpc-retry-pushback-ms", "1000")],
         "max_dynamic_descriptors": CLIENTS_COUNTED,
         "rate_limits": [{"actions": [action]}],
         "descriptors": [*own, {"entries": [{"key": key}], "token_bucket": bucket}],
@@ -121,22 +125,25 @@ def refusals(limits: Limits) -> Json:
 
 
 def announced_too_large(path: str) -> Json:
-    """A route's match: requests below `path` whose head says that the body is larger than allowed."""
-    length = {"name": "content-length", "range_match": {"start": BODY_LIMIT_BYTES + 1, "end": (1 << 63) - 1}}
+    """A route's match: requests below `path` whose head says that the body is far larger than allowed."""
+    length = {"name": "content-length", "range_match": {"start": ANNOUNCED_LIMIT_BYTES + 1, "end": (1 << 63) - 1}}
     return {"prefix": path, "headers": [length]}
 
 
 def _both(which: Json, text: str, grpc_status: int, *, found: str = "") -> list[Json]:
     """One refusal for gRPC, and the same for everybody else."""
-    grpc = {"header": {"key": "grpc-status", "value": str(grpc_status)}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
     return [
         {
             "filter": {"and_filter": {"filters": [which, _IS_GRPC]}},
-            "headers_to_add": [grpc],
+            "headers_to_add": [_set("grpc-status", str(grpc_status))],
             "body_format_override": {"text_format_source": {"inline_string": text}},
         },
         {"filter": which, "body_format_override": {"json_format": {"error": text + found}}},
     ]
+
+
+def _set(name: str, value: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
 _IS_GRPC: Json = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}

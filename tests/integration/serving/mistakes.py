@@ -160,6 +160,11 @@ class Wire:
         body = self._file.read(int(headers.get("content-length", "0")))
         return (status, body.decode(errors="replace")) if status != 100 else self.answer()
 
+    def head(self) -> bytes:
+        """The next answer's first lines, all that there is of one without a body."""
+        lines = iter(self._file.readline, b"\r\n")
+        return b"".join(lines)
+
     def rest(self) -> bytes:
         """All that comes until the other side closes."""
         return self._file.read()
