@@ -117,9 +117,10 @@ def refusals(limits: Limits) -> Json:
             *_both(_flags("UT"), "the model did not answer within its time-out (serving.timeout_ms)", 4),
             *_both(_status(504), f"expected a request that is done within {limits.request_seconds:g} s", 4),
             *_both(_flags("UO"), "too many requests are under way to this lane: try again later", 14),
-            *_both(_flags("OM"), "the endpoint is short of memory: try again later", 14),
             *_both(_flags("UH"), "no lane is well that serves this model: try again later", 14),
             *_both(_flags("UF", "UC", "UR", "URX", "LR"), "no lane answers: try again later (%RESPONSE_FLAGS%)", 14),
+            # Short of memory, for one: that has no flag, and a text of its own.
+            *_both(_status(503), "the endpoint takes no request now (%LOCAL_REPLY_BODY%): try again later", 14),
         ]
     }
 

@@ -5,6 +5,7 @@ The table itself is the only memory of the weights: each route carries its model
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,7 +130,7 @@ def _ready(entry: ModelRoute) -> list[Json]:
     While the stable lane has any weight it must be well: it is asked whatever its state, and has no other behind it.
     """
     behind = "stable" if entry.stable else "any"
-    http = {"path": f"/v2/models/{entry.model}/ready"}
+    http = {"safe_regex": {"regex": rf"/v2/models/{re.escape(entry.model)}(/versions/[0-9]+)?/ready"}}
     grpc = {"path": READY, "grpc": {}, "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}]}
     return [
         _to(f"{entry.model}/ready/{behind}/{protocol}", match, _uncaptured(), seconds=READY_SECONDS)

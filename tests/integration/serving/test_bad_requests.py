@@ -1,6 +1,7 @@
 """What is wrong, too large, too slow or too much gets a clear error, and costs no lane and no other client anything."""
 
 import contextlib
+import gzip
 import shutil
 import signal
 import struct
@@ -112,14 +113,16 @@ def test_what_would_kill_a_lane_does_not_reach_one(blameless, here, port, mistak
     assert [here.processes[lane].poll() for lane in servers.LANES] == [None, None]
 
 
-def test_a_body_may_be_nested_as_tensors_are_and_brackets_in_texts_are_text(blameless, port):
-    """Above 64 KiB bodies are looked at; what is good there is answered."""
+def test_what_is_good_is_answered_whatever_is_looked_at(blameless, port):
+    """Nested as tensors are, brackets in texts, packed; above 64 KiB bodies are looked at."""
     images = tiny.images(64)
     for extra in ({}, {"id": "[" * 100}, {"id": '\\"[' * 100}):
-        body = mistakes.document(mistakes.tensor(shape=[64, 8, 8, 1], data=images.tolist()), **extra)
-        assert len(body) > 64 << 10 or not extra or len(body) > 20_000
-        with Wire(port) as wire:
-            assert wire.send(Mistake("", 200, "", body + b" " * (70 << 10)).wire()).answer()[0] == 200
+        body = mistakes.document(mistakes.tensor(shape=[64, 8, 8, 1], data=images.tolist()), **extra) + b" " * (
+            64 << 10
+        )
+        for sent, headers in ((body, {}), (gzip.compress(body), {"content-encoding": "gzip"})):
+            with Wire(port) as wire:
+                assert wire.send(Mistake("", 200, "", sent, headers).wire()).answer()[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -322,6 +325,7 @@ def test_ready_is_whether_an_inference_would_be_answered_and_alive_is_the_endpoi
     [stub] = [child for child in children if any(f"/{MODEL}/" in word for word in child.cmdline())]
     stub.kill()
     becomes(200, 200, 503)  # Triton itself says ready for ever
+    assert get(port, f"/v2/models/{MODEL}/versions/1/ready") == 503
     here.kill("stable")
     becomes(200, 503, 503)
     here.start_lane("stable")
@@ -403,6 +407,31 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not(here):
     with Client(here.settings.need("endpoint_url"), make_project(here, MODEL), key_file=here.folder / "belt") as client:
         assert client.predict(tiny.images(1))[0].label in tiny.CLASSES  # it waits as long as it is told to
     assert get(port, "/v2/health/live") == 200
+
+
+def test_an_endpoint_that_is_full_says_so_and_stays(here):
+    here.kill("envoy")
+    here.start_envoy(limits=Limits(heap_mib=1))
+    port, asked = here.ports["listener"], Mistake("", 0, "", mistakes.document()).wire()
+    deadline, status = time.monotonic() + 5, 200  # it measures itself four times a second
+    while status == 200:
+        assert time.monotonic() < deadline
+        with Wire(port) as wire:
+            status, text = wire.send(asked).answer()
+    assert (status, "takes no request now (envoy overloaded)" in text) == (503, True), text
+    here.kill("envoy")
+    here.start_envoy(limits=Limits(max_connections=3))
+    few = [Wire(port) for _ in range(3)]
+    assert [wire.send(asked).answer()[0] for wire in few] == [200] * 3
+    with pytest.raises(ConnectionError), Wire(port) as one_more:
+        one_more.send(asked).answer()
+    for wire in few:
+        wire.__exit__()
+    deadline, answered = time.monotonic() + 5, 0
+    while answered != 200:  # as soon as it has seen them go
+        assert time.monotonic() < deadline
+        with contextlib.suppress(ConnectionError), Wire(port) as again:
+            answered, _ = again.send(asked).answer()
 
 
 class Good:

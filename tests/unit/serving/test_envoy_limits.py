@@ -132,6 +132,7 @@ def said(*flags: str, status: int | None = None) -> list[tuple[str, int, str]]:
         ({"status": 431}, 8, "at most 7 KiB"),
         ({"status": 408}, 4, "within 7.5 s"),
         ({"status": 504}, 4, "within 7.5 s"),
+        ({"status": 503}, 14, "takes no request now"),
     ],
 )
 def test_a_refusal_says_the_limit_to_grpc_with_its_status_and_to_http_as_json(
@@ -144,7 +145,7 @@ def test_a_refusal_says_the_limit_to_grpc_with_its_status_and_to_http_as_json(
     assert words in json_text
 
 
-@pytest.mark.parametrize(("flag", "code"), [("UT", 4), ("UO", 14), ("OM", 14), ("UH", 14), ("DPE", 3)])
+@pytest.mark.parametrize(("flag", "code"), [("UT", 4), ("UO", 14), ("UH", 14), ("DPE", 3)])
 def test_what_envoy_calls_by_a_flag_is_said_in_words(flag: str, code: int) -> None:
     (_, grpc_status, text), (_, _, json_text) = said(flag)
     assert grpc_status == code
