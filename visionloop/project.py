@@ -234,6 +234,8 @@ class Serving(Section):
     """How long Triton waits for a batch to fill, in microseconds."""
     timeout_ms: int = Field(5_000, ge=1)
     """Envoy's time-out of a request."""
+    max_in_flight: int = Field(1024, ge=1, le=16_384)
+    """Requests that are under way to each lane at most; further ones get 503."""
 
 
 class Release(Section):

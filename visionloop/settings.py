@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from visionloop.errors import ConfigError
 
@@ -46,6 +46,18 @@ class Settings(BaseModel):
     """File with the API key that this caller sends; unset: the loop's own of `endpoint_keys`, if there are any."""
     endpoint_keys: Path | None = None
     """File of `client: key` lines, mode 0600: the endpoint answers nobody else; unset: it asks for no key."""
+    endpoint_headers_seconds: float = Field(15.0, gt=0.0)
+    """A request whose head takes longer to arrive is refused."""
+    endpoint_request_seconds: float = Field(60.0, gt=0.0)
+    """A request that takes longer to arrive whole is refused."""
+    endpoint_idle_seconds: float = Field(75.0, gt=0.0)
+    """A connection without a request is closed then."""
+    endpoint_max_connections: int = Field(10_000, ge=1)
+    """Of all clients together; further ones are closed at once."""
+    endpoint_heap_mib: int = Field(2048, ge=256)
+    """Memory of the endpoint; near it, requests get 503."""
+    endpoint_client_requests_per_second: int = Field(0, ge=0)
+    """Of one client, which is its API key, else its address; bursts of twice as many. 0: no limit."""
     envoy_admin_url: str | None = None
     """Envoy's admin interface, `http://host:port`."""
     stable_grpc: str | None = None

@@ -5,6 +5,7 @@ a file that is renamed into it takes effect within milliseconds, and one that is
 """
 
 import base64
+import copy
 import json
 import uuid
 from dataclasses import asdict
@@ -15,46 +16,53 @@ from visionloop.atomic import write_whole
 from visionloop.errors import ConfigError
 from visionloop.serving.addresses import LOOPBACK, Addresses
 from visionloop.serving.envoy_clusters import render_clusters
-from visionloop.serving.envoy_routes import CAPTURE_FILTER, KEY_FILTER, KEY_HEADER, read_routes, render_routes
+from visionloop.serving.envoy_guard import request_guard
+from visionloop.serving.envoy_limits import (
+    BODY_LIMIT_BYTES,
+    CLIENT_HEADER,
+    DEFAULT,
+    Limits,
+    overload,
+    rate_filter,
+    refusals,
+    times,
+)
+from visionloop.serving.envoy_routes import (
+    BUFFER_FILTER,
+    CAPTURE_FILTER,
+    EXTRACTION_FILTER,
+    KEY_FILTER,
+    KEY_HEADER,
+    read_routes,
+    render_routes,
+)
 
 Json = dict[str, Any]
 Keys = dict[str, str] | None
 
-BODY_LIMIT_BYTES = 16 << 20
-"""Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
-IDLE_SECONDS = 60
 CAPTURE_PAUSE_SECONDS = 1.0
+NAMED = {"ModelInfer": ("model_name", "modelName"), "ModelReady": ("name", "name")}
+"""gRPC methods that are routed by their model: the field with its name, and what JSON calls that field."""
 CAPTURED_HEADERS = (
     *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
     *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us"),
 )
 """All that the capture service sees of a request's head: no credentials."""
-MODEL_FROM_BODY = """
-function envoy_on_request(request)
-  local found = request:streamInfo():dynamicMetadata():get("envoy.filters.http.grpc_field_extraction")
-  local name = found and found["model_name"]
-  if type(name) == "table" then name = name[1] end
-  if name then
-    request:headers():replace("x-model", name)
-    request:clearRouteCache()
-  end
-end
-"""
-"""gRPC has the model's name in the body; routes read headers."""
 
 
-def write_initial(folder: Path, addresses: Addresses, *, keys: Keys = None) -> None:
+def write_initial(folder: Path, addresses: Addresses, *, keys: Keys = None, limits: Limits = DEFAULT) -> None:
     """Write all that `envoy -c FOLDER/bootstrap.json` reads; models that had routes keep them, whatever the ports.
 
-    `keys`: client -> API key; None: everybody who reaches the endpoint is answered.
+    `keys`: client -> API key; None: everybody who reaches the endpoint is answered. `limits` hold until the next start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     models = read_routes(_read(folder / "rds.json"))
     write_json(folder / "addresses.json", asdict(addresses))
     write_json(folder / "cds.json", render_clusters(models, addresses, version="initial"))
     write_json(folder / "rds.json", render_routes(models, version="initial"))
-    write_json(folder / "lds.json", _listeners(folder, addresses, keys, version="initial"))
-    write_json(folder / "bootstrap.json", bootstrap(folder, addresses))
+    endpoint = listener(folder, addresses, keys, limits)
+    write_json(folder / "lds.json", {"version_info": "initial", "resources": [endpoint]})
+    write_json(folder / "bootstrap.json", bootstrap(folder, addresses, limits))
 
 
 def read_addresses(folder: Path) -> Addresses:
@@ -68,17 +76,20 @@ def change_keys(folder: Path, keys: Keys) -> None:
     A listener that begins or ends to ask for keys is a matter of a start: the loop's own servers must know of it too.
     """
     before = json.loads((folder / "lds.json").read_text())
-    asked = any(found["name"] == KEY_FILTER for found in _filters_of(before["resources"][0]))
+    after = copy.deepcopy(before)
+    filters = _filters_of(after["resources"][0])
+    asked = filters[0]["name"] == KEY_FILTER
     if asked != (keys is not None):
         raise ConfigError(
             f"the endpoint was started {'with' if asked else 'without'} API keys: `visionloop down` first, then up"
         )
-    after = _listeners(folder, read_addresses(folder), keys, version=uuid.uuid4().hex)
-    if after["resources"] != before["resources"]:
-        write_json(folder / "lds.json", after)
+    if keys is not None:
+        filters[0]["typed_config"]["credentials"] = _credentials(keys)
+    if after != before:
+        write_json(folder / "lds.json", {**after, "version_info": uuid.uuid4().hex})
 
 
-def bootstrap(folder: Path, addresses: Addresses) -> Json:
+def bootstrap(folder: Path, addresses: Addresses, limits: Limits = DEFAULT) -> Json:
     """Admin on loopback; everything else from watched files."""
     return {
         "node": {"id": "visionloop", "cluster": "visionloop"},
@@ -87,10 +98,11 @@ def bootstrap(folder: Path, addresses: Addresses) -> Json:
             "lds_config": _watched(folder, "lds.json"),
             "cds_config": _watched(folder, "cds.json"),
         },
+        "overload_manager": overload(limits),
     }
 
 
-def listener(folder: Path, addresses: Addresses, keys: Keys = None) -> Json:
+def listener(folder: Path, addresses: Addresses, keys: Keys = None, limits: Limits = DEFAULT) -> Json:
     """The endpoint."""
     return {
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -98,7 +110,7 @@ def listener(folder: Path, addresses: Addresses, keys: Keys = None) -> Json:
         "address": _address(addresses.listener_host, addresses.listener_port),
         "per_connection_buffer_limit_bytes": BODY_LIMIT_BYTES,
         "filter_chains": [
-            {"filters": [{"name": "http", "typed_config": _connection_manager(folder, addresses, keys)}]}
+            {"filters": [{"name": "http", "typed_config": _connection_manager(folder, addresses, keys, limits)}]}
         ],
     }
 
@@ -108,16 +120,12 @@ def write_json(path: Path, value: Json) -> None:
     write_whole(path, json.dumps(value, indent=1))
 
 
-def _listeners(folder: Path, addresses: Addresses, keys: Keys, *, version: str) -> Json:
-    return {"version_info": version, "resources": [listener(folder, addresses, keys)]}
-
-
 def _filters_of(endpoint: Json) -> list[Json]:
     found: list[Json] = endpoint["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
     return found
 
 
-def _connection_manager(folder: Path, addresses: Addresses, keys: Keys) -> Json:
+def _connection_manager(folder: Path, addresses: Addresses, keys: Keys, limits: Limits) -> Json:
     return {
         "@type": _http("network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "endpoint",
@@ -128,19 +136,22 @@ def _connection_manager(folder: Path, addresses: Addresses, keys: Keys) -> Json:
         "normalize_path": True,
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "REJECT_REQUEST",
-        "stream_idle_timeout": f"{IDLE_SECONDS}s",
-        "request_headers_timeout": f"{IDLE_SECONDS}s",
-        "http_filters": _filters(addresses, keys),
+        "use_remote_address": True,  # who asks is who is connected, whatever x-forwarded-for says
+        **times(limits),
+        "local_reply_config": refusals(limits),
+        "http_filters": _filters(addresses, keys, limits),
     }
 
 
-def _filters(addresses: Addresses, keys: Keys) -> list[Json]:
+def _filters(addresses: Addresses, keys: Keys, limits: Limits) -> list[Json]:
     capture = [_capture_filter()] if addresses.capture_grpc else []
     return [
-        *([_key_filter(keys)] if keys is not None else []),  # first: a stranger's body is not even kept
-        _filter("buffer", "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
+        *([_key_filter(keys, limits)] if keys is not None else []),  # first: a stranger's body is not even kept
+        *rate_filter(limits, keyed=keys is not None),
+        _decompressor(),
+        _filter(BUFFER_FILTER, "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
         _field_extraction(),
-        _filter("lua", "lua.v3.Lua", default_source_code={"inline_string": MODEL_FROM_BODY}),
+        request_guard(),
         *capture,
         # After the model is known: the counts go to the cluster of the route.
         _filter("grpc_stats", "grpc_stats.v3.FilterConfig", stats_for_all_methods=True, enable_upstream_stats=True),
@@ -148,14 +159,32 @@ def _filters(addresses: Addresses, keys: Keys) -> list[Json]:
     ]
 
 
-def _key_filter(keys: dict[str, str]) -> Json:
-    """401 or UNAUTHENTICATED for who has no key; the key itself goes no further."""
+def _key_filter(keys: dict[str, str], limits: Limits) -> Json:
+    """401 or UNAUTHENTICATED for who has no key; the key itself goes no further, the client's name where it counts."""
+    named = {"header": CLIENT_HEADER} if limits.client_requests_per_second else {}
     return _filter(
         KEY_FILTER,
         "api_key_auth.v3.ApiKeyAuth",
-        credentials=[{"key": key, "client": client} for client, key in sorted(keys.items())],
+        credentials=_credentials(keys),
         key_sources=[{"header": KEY_HEADER}],
-        forwarding={"hide_credentials": True},
+        forwarding={**named, "hide_credentials": True},
+    )
+
+
+def _credentials(keys: dict[str, str]) -> list[Json]:
+    return [{"key": key, "client": client} for client, key in sorted(keys.items())]
+
+
+def _decompressor() -> Json:
+    """Bodies are unpacked here, before they are measured: a few bytes of gzip would be gigabytes in a lane."""
+    library = {"@type": "type.googleapis.com/envoy.extensions.compression.gzip.decompressor.v3.Gzip"}
+    off = {"common_config": {"enabled": {"default_value": False, "runtime_key": "decompress.responses"}}}
+    return _filter(
+        "decompressor",
+        "decompressor.v3.Decompressor",
+        decompressor_library={"name": "gzip", "typed_config": {**library, "max_inflate_ratio": 1032}},
+        request_direction_config={"advertise_accept_encoding": False},
+        response_direction_config=off,
     )
 
 
@@ -180,12 +209,13 @@ def _capture_filter() -> Json:
 
 
 def _field_extraction() -> Json:
-    method = "inference.GRPCInferenceService.ModelInfer"
+    service = "inference.GRPCInferenceService"
+    fields = {f"{service}.{method}": field for method, (field, _) in NAMED.items()}
     return _filter(
-        "envoy.filters.http.grpc_field_extraction",
+        EXTRACTION_FILTER,
         "grpc_field_extraction.v3.GrpcFieldExtractionConfig",
         descriptor_set={"inline_bytes": base64.b64encode(descriptors()).decode()},
-        extractions_by_method={method: {"request_field_extractions": {"model_name": {}}}},
+        extractions_by_method={name: {"request_field_extractions": {field: {}}} for name, field in fields.items()},
     )
 
 
@@ -195,19 +225,19 @@ def descriptors() -> bytes:
 
     files = FileDescriptorSet()
     file = files.file.add(name="visionloop_kserve.proto", package="inference", syntax="proto3")
-    request = file.message_type.add(name="ModelInferRequest")
-    request.field.add(
-        name="model_name",
-        number=1,
-        type=FieldDescriptorProto.TYPE_STRING,
-        label=FieldDescriptorProto.LABEL_OPTIONAL,
-        json_name="modelName",
-    )
-    file.message_type.add(name="ModelInferResponse")
     service = file.service.add(name="GRPCInferenceService")
-    service.method.add(
-        name="ModelInfer", input_type=".inference.ModelInferRequest", output_type=".inference.ModelInferResponse"
-    )
+    for method, (field, json_name) in NAMED.items():
+        file.message_type.add(name=f"{method}Request").field.add(
+            name=field,
+            number=1,
+            type=FieldDescriptorProto.TYPE_STRING,
+            label=FieldDescriptorProto.LABEL_OPTIONAL,
+            json_name=json_name,
+        )
+        file.message_type.add(name=f"{method}Response")
+        service.method.add(
+            name=method, input_type=f".inference.{method}Request", output_type=f".inference.{method}Response"
+        )
     return bytes(files.SerializeToString())
 
 

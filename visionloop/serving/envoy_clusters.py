@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 from visionloop.serving.addresses import Addresses
+from visionloop.serving.envoy_guard import LARGEST_ANSWER_HEAD_KIB, answer_guard
 from visionloop.serving.envoy_routes import ModelRoute
 
 Json = dict[str, Any]
 
 LANES = ("stable", "canary")
 PROTOCOLS = ("http", "grpc")
+PARTS = ("stable", "canary", "canary-first", "ready/stable", "ready/any")
 BUFFER_BYTES = 16 << 20
 LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 1024}
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
@@ -22,63 +24,76 @@ LARGEST_CHECK_BYTES = 256 << 10
 
 
 def render_clusters(models: dict[str, ModelRoute], addresses: Addresses, *, version: str) -> Json:
-    """The cluster file (CDS): the lanes themselves, capture, and three clusters per model and protocol."""
+    """The cluster file (CDS): the lanes themselves, capture, and five clusters per model and protocol."""
     clusters = [_lane_cluster(f"{lane}/{p}", lane, p, addresses) for lane in LANES for p in PROTOCOLS]
     if addresses.capture_grpc:
         capture = _cluster("capture", addresses.capture_grpc, http2=True)
         clusters.append({**capture, "circuit_breakers": {"thresholds": [CAPTURE_LIMITS]}})
     for name in sorted(models):
         for protocol in PROTOCOLS:
-            clusters += [
-                _model_cluster(models[name], "stable", protocol, addresses),
-                _model_cluster(models[name], "canary", protocol, addresses),
-                _canary_first(name, protocol),
-            ]
+            clusters += _clusters_of(models[name], protocol, addresses)
     return {"version_info": version, "resources": clusters}
 
 
 def cluster_names(model: str) -> list[str]:
     """All clusters of a model."""
-    return [f"{model}/{part}/{p}" for part in ("stable", "canary", "canary-first") for p in PROTOCOLS]
+    return [f"{model}/{part}/{p}" for part in PARTS for p in PROTOCOLS]
 
 
-def _model_cluster(entry: ModelRoute, lane: str, protocol: str, addresses: Addresses) -> Json:
-    """Only a canary is watched: the stable lane has no other to fall back to, so it is asked whatever its state."""
-    cluster = _lane_cluster(f"{entry.model}/{lane}/{protocol}", lane, protocol, addresses)
-    if lane == "stable":
-        return cluster
+def _clusters_of(entry: ModelRoute, protocol: str, addresses: Addresses) -> list[Json]:
+    """Only a canary is watched: the stable lane has no other to fall back to, so it is asked whatever its state.
+
+    Who asks whether the model is ready is told by two clusters that nothing else goes through, and which are watched.
+    """
+    model, outliers = entry.model, {"consecutive_5xx": 2, "interval": "1s", "base_ejection_time": "5s"}
+    canary = _watched(entry, "canary", f"{model}/canary/{protocol}", protocol, addresses)
+    stable, ready = f"{model}/stable/{protocol}", f"{model}/ready/stable/{protocol}"
+    return [
+        {**_lane_cluster(stable, "stable", protocol, addresses), "circuit_breakers": _breakers(entry)},
+        {**canary, "outlier_detection": {**outliers, "max_ejection_percent": 100}},
+        _in_turn(entry, f"{model}/canary-first/{protocol}", [canary["name"], stable]),
+        _watched(entry, "stable", ready, protocol, addresses),
+        _in_turn(entry, f"{model}/ready/any/{protocol}", [canary["name"], ready]),
+    ]
+
+
+def _watched(entry: ModelRoute, lane: str, name: str, protocol: str, addresses: Addresses) -> Json:
+    """A lane of a model that is asked only while it answers inferences."""
+    cluster = _lane_cluster(name, lane, protocol, addresses)
     http_port = int(addresses.of(lane, "http").rpartition(":")[2])
     [endpoint] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     endpoint["endpoint"]["health_check_config"] = {"port_value": http_port}
-    outliers = {"consecutive_5xx": 2, "interval": "1s", "base_ejection_time": "5s", "max_ejection_percent": 100}
     return {
         **cluster,
+        "circuit_breakers": _breakers(entry),
         "health_checks": [_check(entry)],
-        "outlier_detection": outliers,
         # Workers hear at once of a canary that is well again: by default Envoy gathers changes for a second first.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
     }
+
+
+def _breakers(entry: ModelRoute) -> Json:
+    """More requests than that at once are refused; as many tries again as there are requests."""
+    return {"thresholds": [dict.fromkeys(LIMITS, entry.max_in_flight)]}
 
 
 def _lane_cluster(name: str, lane: str, protocol: str, addresses: Addresses) -> Json:
     return _cluster(name, addresses.of(lane, protocol), http2=protocol == "grpc", lane=lane)
 
 
-def _canary_first(model: str, protocol: str) -> Json:
-    """The canary, and the stable lane when the canary is ill or has just failed this request."""
+def _in_turn(entry: ModelRoute, name: str, clusters: list[str]) -> Json:
+    """The first of the clusters, and the second when the first is ill or has just failed this request."""
     return {
         "@type": _kind("config.cluster.v3.Cluster"),
-        "name": f"{model}/canary-first/{protocol}",
+        "name": name,
         "connect_timeout": "1s",
         "lb_policy": "CLUSTER_PROVIDED",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
-        "circuit_breakers": {"thresholds": [LIMITS]},
+        "circuit_breakers": _breakers(entry),
+        "typed_extension_protocol_options": _protocol({}, guarded=True),
         "cluster_type": {
             "name": "envoy.clusters.aggregate",
-            "typed_config": {
-                "@type": _kind("extensions.clusters.aggregate.v3.ClusterConfig"),
-                "clusters": [f"{model}/canary/{protocol}", f"{model}/stable/{protocol}"],
-            },
+            "typed_config": {"@type": _kind("extensions.clusters.aggregate.v3.ClusterConfig"), "clusters": clusters},
         },
     }
 
@@ -90,10 +105,6 @@ def _cluster(name: str, address: str, *, http2: bool, lane: str | None = None) -
         **({"metadata": {"filter_metadata": {"lanes": {"lane": lane}}}} if lane else {}),
     }
     protocol: Json = {"http2_protocol_options": {}} if http2 else {"http_protocol_options": {}}
-    options = {
-        "@type": _kind("extensions.upstreams.http.v3.HttpProtocolOptions"),
-        "explicit_http_config": protocol,
-    }
     return {
         "@type": _kind("config.cluster.v3.Cluster"),
         "name": name,
@@ -101,9 +112,20 @@ def _cluster(name: str, address: str, *, http2: bool, lane: str | None = None) -
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": {"thresholds": [LIMITS]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
+        "typed_extension_protocol_options": _protocol(protocol, guarded=lane is not None),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+
+
+def _protocol(protocol: Json, *, guarded: bool) -> Json:
+    """How a cluster is spoken to. Envoy takes the filters of the cluster that the route names, aggregate or not."""
+    lane = {"common_http_protocol_options": {"max_response_headers_kb": LARGEST_ANSWER_HEAD_KIB}}
+    options = {
+        "@type": _kind("extensions.upstreams.http.v3.HttpProtocolOptions"),
+        "explicit_http_config": protocol or {"http_protocol_options": {}},
+        **({**lane, "http_filters": answer_guard()} if guarded else {}),
+    }
+    return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
 
 
 def _check(entry: ModelRoute) -> Json:

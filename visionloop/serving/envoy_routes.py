@@ -5,14 +5,19 @@ The table itself is the only memory of the weights: each route carries its model
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from visionloop.errors import ConfigError
+from visionloop.serving.envoy_limits import announced_too_large
 
 Json = dict[str, Any]
 
 CAPTURE_FILTER = "capture"
+BUFFER_FILTER = "buffer"
+EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
+GUARD_FILTER = "lua"
 KEY_FILTER = "api_key"
 KEY_HEADER = "x-api-key"
 PROBE_HEADER = "x-visionloop-probe"
@@ -25,6 +30,9 @@ PER_TRY_SECONDS = 2.0
 RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
 GRPC_SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{GRPC_SERVICE}/ModelInfer"
+READY = f"{GRPC_SERVICE}/ModelReady"
+READY_SECONDS = 2.0
+"""Who asks for health wants to know it now."""
 CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
 CLOSED_GRPC = (
     *("Repository", "SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"),
@@ -44,6 +52,8 @@ class ModelRoute:
     capture_percent: float
     image: tuple[int, int, int]
     """Height, width, channels of the uint8 input."""
+    max_in_flight: int = 1024
+    """Requests under way to each lane; further ones get 503."""
 
     def __post_init__(self) -> None:
         if min(self.stable, self.canary) < 0 or self.stable + self.canary != 100:
@@ -54,7 +64,7 @@ class ModelRoute:
 
 def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
     """The route file (RDS): what is closed first, then the models, then what the stable lane says of itself."""
-    routes = _closed()
+    routes = [*_closed(), *_too_large()]
     for name in sorted(models):
         routes += _model_routes(models[name])
     host = {
@@ -111,7 +121,21 @@ def _model_routes(entry: ModelRoute) -> list[Json]:
         "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}],
     }
     captured = [_captured(infer, "http", entry), _captured(grpc, "grpc", entry)] if entry.capture_percent > 0 else []
-    return [*captured, _route(everything, "http", entry), _route(grpc, "grpc", entry)]
+    return [*_ready(entry), *captured, _route(everything, "http", entry), _route(grpc, "grpc", entry)]
+
+
+def _ready(entry: ModelRoute) -> list[Json]:
+    """Would an inference be answered? Asked of a lane that has just answered one; Triton's word is not enough.
+
+    While the stable lane has any weight it must be well: it is asked whatever its state, and has no other behind it.
+    """
+    behind = "stable" if entry.stable else "any"
+    http = {"safe_regex": {"regex": rf"/v2/models/{re.escape(entry.model)}(/versions/[0-9]+)?/ready"}}
+    grpc = {"path": READY, "grpc": {}, "headers": [{"name": "x-model", "string_match": {"exact": entry.model}}]}
+    return [
+        _to(f"{entry.model}/ready/{behind}/{protocol}", match, _uncaptured(), seconds=READY_SECONDS)
+        for protocol, match in (("http", http), ("grpc", grpc))
+    ]
 
 
 def _captured(match: Json, protocol: str, entry: ModelRoute) -> Json:
@@ -171,13 +195,18 @@ def _retry(entry: ModelRoute) -> Json:
 
 
 def _fallback() -> list[Json]:
-    """Models without a route and the server's own state are asked of the stable lane; the rest is not found."""
+    """Models without a route and the server's own state are asked of the stable lane; the rest is not found.
+
+    Alive is the endpoint itself, whatever its lanes do.
+    """
     http = [{"path": "/v2"}, {"path_separated_prefix": "/v2/models"}]
     grpc = [{"prefix": f"{GRPC_SERVICE}/", "grpc": {}}]
+    open_to_all = _uncaptured() | _keyless()
     return [
-        *(_to_stable(match, protocol, _uncaptured() | _keyless()) for protocol, match in _health()),
-        *(_to_stable(match, "http", _uncaptured()) for match in http),
-        *(_to_stable(match, "grpc", _uncaptured()) for match in grpc),
+        {**_direct({"path": "/v2/health/live"}, 200, ""), "typed_per_filter_config": open_to_all},
+        *(_to(f"stable/{protocol}", match, open_to_all, seconds=READY_SECONDS) for protocol, match in _health()),
+        *(_to("stable/http", match, _uncaptured()) for match in http),
+        *(_to("stable/grpc", match, _uncaptured()) for match in grpc),
         _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n"),
     ]
 
@@ -189,8 +218,8 @@ def _health() -> list[tuple[str, Json]]:
     return [("http", {"path_separated_prefix": "/v2/health"}), *(("grpc", {**match, "grpc": {}}) for match in grpc)]
 
 
-def _to_stable(match: Json, protocol: str, filters: Json) -> Json:
-    route = {"cluster": f"stable/{protocol}", "timeout": "15s"}
+def _to(cluster: str, match: Json, filters: Json, *, seconds: float = 15.0) -> Json:
+    route = {"cluster": cluster, "timeout": f"{seconds}s"}
     return {"match": match, "route": route, "typed_per_filter_config": filters}
 
 
@@ -200,17 +229,23 @@ def _closed() -> list[Json]:
     return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
 
 
+def _too_large() -> list[Json]:
+    """What announces too large a body is refused by its head: nothing waits for the body, or looks at it."""
+    readers = (BUFFER_FILTER, EXTRACTION_FILTER, GUARD_FILTER)
+    unread = _uncaptured() | {name: _off() for name in readers}
+    return [{**_direct(announced_too_large("/"), 413, "too large\n"), "typed_per_filter_config": unread}]
+
+
 def _direct(match: Json, status: int, text: str) -> Json:
     return {
         "match": match,
-        "direct_response": {"status": status, "body": {"inline_string": text}},
+        "direct_response": {"status": status, **({"body": {"inline_string": text}} if text else {})},
         **_uncaptured_route(),
     }
 
 
 def _uncaptured() -> Json:
-    kind = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
-    return {CAPTURE_FILTER: {"@type": kind, "disabled": True}}
+    return {CAPTURE_FILTER: {"@type": _http("ext_proc.v3.ExtProcPerRoute"), "disabled": True}}
 
 
 def _uncaptured_route() -> Json:
@@ -219,7 +254,15 @@ def _uncaptured_route() -> Json:
 
 def _keyless() -> Json:
     """No key is asked for; harmless where the endpoint asks for none at all."""
-    return {KEY_FILTER: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}}
+    return {KEY_FILTER: _off()}
+
+
+def _off() -> Json:
+    return {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+
+
+def _http(kind: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.filters.http.{kind}"
 
 
 def _header(name: str, value: str) -> Json:

@@ -1,13 +1,19 @@
 """Envoy, the endpoint before the two lanes; clusters and routes come from files that it watches."""
 
+from dataclasses import fields
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from visionloop.errors import ConfigError, StackError
+from visionloop.settings import Settings
 from visionloop.stack.capture import CAPTURE
 from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.service import Context, Launch, Service, Step, servers_folder
 from visionloop.stack.triton import LANES, name_of
+
+if TYPE_CHECKING:
+    from visionloop.serving.envoy_limits import Limits
 
 
 def prepare(ctx: Context, step: Step) -> None:
@@ -27,7 +33,7 @@ def prepare(ctx: Context, step: Step) -> None:
         canary_http=_at(ctx, "triton-canary", "http"),
         capture_grpc=_at(ctx, "capture", "grpc") if "capture.grpc" in ctx.ports else None,
     )
-    write_initial(ctx.folder("envoy"), addresses, keys=_keys(ctx))
+    write_initial(ctx.folder("envoy"), addresses, keys=_keys(ctx), limits=_limits(ctx.settings))
 
 
 def refresh(ctx: Context, step: Step) -> bool:
@@ -82,6 +88,13 @@ def _keys(ctx: Context) -> dict[str, str] | None:
         return read_keys(ctx.settings.endpoint_keys) if ctx.settings.endpoint_keys else None
     except ConfigError as error:
         raise StackError(str(error)) from None
+
+
+def _limits(settings: Settings) -> "Limits":
+    """What the settings say of each."""
+    from visionloop.serving.envoy_limits import Limits
+
+    return Limits(**{field.name: getattr(settings, f"endpoint_{field.name}") for field in fields(Limits)})
 
 
 def _at(ctx: Context, service: str, port: str) -> str:

@@ -60,6 +60,7 @@ class Routes:
             timeout_ms=project.serving.timeout_ms,
             capture_percent=project.monitoring.capture_percent,
             image=(shape.height, shape.width, shape.channels),
+            max_in_flight=project.serving.max_in_flight,
         )
         with self._locked():
             models = self._models()

@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.unit.stages.made import signing_keys
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import write_initial
+from visionloop.serving.envoy_limits import DEFAULT, Limits
 from visionloop.settings import Settings, to_environ
 
 REPO = Path(__file__).resolve().parents[3]
@@ -89,7 +90,7 @@ class Servers:
         self._start(lane, arguments, environ, self.folder / "empty")
         self._wait(lane, f"http://127.0.0.1:{self.ports[f'{lane}_http']}/v2/health/ready")
 
-    def start_envoy(self, keys: dict[str, str] | None = None) -> None:
+    def start_envoy(self, keys: dict[str, str] | None = None, limits: Limits = DEFAULT) -> None:
         """Envoy with the routes that it had."""
         at = {
             f"{lane}_{kind}": f"127.0.0.1:{self.ports[f'{lane}_{kind}']}" for lane in LANES for kind in ("grpc", "http")
@@ -103,6 +104,7 @@ class Servers:
                 **at,
             ),
             keys=keys,
+            limits=limits,
         )
         binary = OPT / "envoy/envoy/_bin/envoy"
         bootstrap = str(self.folder / "routes/bootstrap.json")

@@ -220,6 +220,7 @@ def test_keys_are_asked_for_before_anything_else_and_go_no_further(tmp_path: Pat
 def test_only_health_needs_no_key() -> None:
     keyless = [route["match"] for route in hosts(ENTRY) if "api_key" in route.get("typed_per_filter_config", {})]
     assert keyless == [
+        {"path": "/v2/health/live"},
         {"path_separated_prefix": "/v2/health"},
         {"path": "/inference.GRPCInferenceService/ServerLive", "grpc": {}},
         {"path": "/inference.GRPCInferenceService/ServerReady", "grpc": {}},
