@@ -48,6 +48,12 @@ class Settings(BaseModel):
     """File of `client: key` lines, mode 0600: the endpoint answers nobody else; unset: it asks for no key."""
     envoy_admin_url: str | None = None
     """Envoy's admin interface, `http://host:port`."""
+    envoy_metrics_url: str | None = None
+    """Where Prometheus reads Envoy's statistics, `http://host:port`; the path is `/metrics`, as with the next three."""
+    stable_metrics_url: str | None = None
+    """Triton's metrics of the stable lane, `http://host:port`."""
+    canary_metrics_url: str | None = None
+    """Triton's metrics of the canary lane, `http://host:port`."""
     stable_grpc: str | None = None
     """Triton of the stable lane, `host:port` of its gRPC."""
     canary_grpc: str | None = None

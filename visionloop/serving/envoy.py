@@ -15,6 +15,7 @@ from visionloop.atomic import write_whole
 from visionloop.errors import ConfigError
 from visionloop.serving.addresses import LOOPBACK, Addresses
 from visionloop.serving.envoy_clusters import render_clusters
+from visionloop.serving.envoy_metrics import admin_cluster, metrics_listener, stats_config
 from visionloop.serving.envoy_routes import CAPTURE_FILTER, KEY_FILTER, KEY_HEADER, read_routes, render_routes
 
 Json = dict[str, Any]
@@ -23,10 +24,12 @@ Keys = dict[str, str] | None
 BODY_LIMIT_BYTES = 16 << 20
 """Larger requests get 413; a body must fit into Envoy's buffers to be sent again to the other lane."""
 IDLE_SECONDS = 60
+STATS_SECONDS = 1
+"""So much older than its counters may a histogram be that Prometheus reads."""
 CAPTURE_PAUSE_SECONDS = 1.0
 CAPTURED_HEADERS = (
     *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
-    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us"),
+    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us", "x-model", "traceparent"),
 )
 """All that the capture service sees of a request's head: no credentials."""
 MODEL_FROM_BODY = """
@@ -83,6 +86,9 @@ def bootstrap(folder: Path, addresses: Addresses) -> Json:
     return {
         "node": {"id": "visionloop", "cluster": "visionloop"},
         "admin": {"address": _address(LOOPBACK, addresses.admin_port)},
+        "stats_config": stats_config(),
+        "stats_flush_interval": f"{STATS_SECONDS}s",
+        "static_resources": {"clusters": admin_cluster(addresses)},
         "dynamic_resources": {
             "lds_config": _watched(folder, "lds.json"),
             "cds_config": _watched(folder, "cds.json"),
@@ -109,7 +115,7 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def _listeners(folder: Path, addresses: Addresses, keys: Keys, *, version: str) -> Json:
-    return {"version_info": version, "resources": [listener(folder, addresses, keys)]}
+    return {"version_info": version, "resources": [listener(folder, addresses, keys), *metrics_listener(addresses)]}
 
 
 def _filters_of(endpoint: Json) -> list[Json]:

@@ -29,7 +29,7 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         names = [f"{lane}_{kind}" for lane in LANES for kind in ("http", "grpc", "metrics")]
-        self.ports = free_ports([*names, "listener", "admin", "capture_http", "capture_grpc"])
+        self.ports = free_ports([*names, "listener", "admin", "envoy_metrics", "capture_http", "capture_grpc"])
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for part in ("routes", "empty", "backends", "logs", "store", "projects"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -47,6 +47,9 @@ class Servers:
             model_repository=folder / "model_repository",
             routes=folder / "routes",
             capture_url=f"http://127.0.0.1:{self.ports['capture_http']}",
+            envoy_metrics_url=f"http://127.0.0.1:{self.ports['envoy_metrics']}",
+            stable_metrics_url=f"http://127.0.0.1:{self.ports['stable_metrics']}",
+            canary_metrics_url=f"http://127.0.0.1:{self.ports['canary_metrics']}",
         )
 
     def start(self) -> None:
@@ -99,6 +102,7 @@ class Servers:
             Addresses(
                 listener_port=self.ports["listener"],
                 admin_port=self.ports["admin"],
+                metrics_port=self.ports["envoy_metrics"],
                 capture_grpc=f"127.0.0.1:{self.ports['capture_grpc']}",
                 **at,
             ),
