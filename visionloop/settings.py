@@ -58,6 +58,8 @@ class Settings(BaseModel):
     """Triton of the stable lane, `host:port` of its gRPC."""
     canary_grpc: str | None = None
     """Triton of the canary lane, `host:port` of its gRPC."""
+    traces_url: str | None = None
+    """OTLP/HTTP collector that the lanes tell of requests with a `traceparent`, `http://host:port/v1/traces`."""
     signing_key: Path | None = None
     """File with the private key (PEM) that signs candidates."""
     verify_key: Path | None = None

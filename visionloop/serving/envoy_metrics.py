@@ -6,6 +6,7 @@ that docs/guide/metrics.md explains, and nothing else; the same file serves on a
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from visionloop.serving.addresses import LOOPBACK, Addresses
 
@@ -17,7 +18,7 @@ BUCKETS_MS = [
     *(1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 65, 80, 100, 130, 160, 200, 250, 300, 400, 500),
     *(650, 800, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000, 30_000),
 ]
-"""Envoy counts whole milliseconds; a quantile is known to the width of its bucket, a quarter of its value or less."""
+"""Envoy counts whole milliseconds; a quantile is known to its bucket: to a half of its value, a third below 1 s."""
 GRPC_METHOD = "inference.GRPCInferenceService.ModelInfer"
 _LANE_CLUSTER = r"^cluster\.{model}{lane}{protocol}"
 _MODEL, _LANE, _PROTOCOL = r"(?:[^/]+/)", r"(?:(?:stable|canary)(?:-first)?/)", r"(?:(?:http|grpc)\.)"
@@ -51,7 +52,7 @@ OF_THE_ENDPOINT = (
         r"ext_proc\.streams_.+",
     ),
 )
-OF_CAPTURE = ("upstream_rq_total", "upstream_rq_pending_overflow", "upstream_cx_connect_fail", "membership_healthy")
+OF_CAPTURE = ("upstream_rq_pending_overflow", "upstream_cx_connect_fail", "membership_healthy")
 OF_ENVOY = ("uptime", "live", "memory_allocated")
 
 
@@ -69,7 +70,7 @@ def stats_config() -> Json:
 def families() -> str:
     """The regular expression over Envoy's full names that a scrape may see."""
     kinds = {
-        r"cluster\.[^/]+/(stable|canary|canary-first)/(http|grpc)": OF_A_LANE,
+        r"cluster\.([^/]+/)?(stable|canary|canary-first)/(http|grpc)": OF_A_LANE,
         r"cluster\.capture": OF_CAPTURE,
         r"http\.endpoint": OF_THE_ENDPOINT,
         "server": OF_ENVOY,
@@ -127,8 +128,7 @@ def _host() -> Json:
         "path": METRICS_PATH,
         "headers": [{"name": name, "string_match": {"exact": value}} for name, value in asked.items()],
     }
-    pattern = families().replace("\\", "%5C").replace("+", "%2B").replace("^", "%5E").replace("|", "%7C")
-    rewritten = f"/stats/prometheus?usedonly&filter={pattern}"
+    rewritten = f"/stats/prometheus?usedonly&filter={quote(families(), safe='')}"
     return {
         "name": "metrics",
         "domains": ["*"],

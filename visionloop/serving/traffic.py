@@ -106,16 +106,20 @@ def traffic(model: str, after: Scrape, before: Scrape | None = None) -> Traffic:
         silent=[*silent, *(["capture"] if after.capture is None else [])],
         refused=_refused(envoy),
         sampled=int(sampled),
-        uncaptured=max(0, int(sampled - _sum(capture, "visionloop_capture_requests_total"))),
+        uncaptured=max(0, int(sampled - _sum(capture, "visionloop_capture_requests"))),
     )
 
 
 def read(text: str | None) -> Samples:
-    """All samples of a scrape. Raises ValueError for what is no Prometheus text."""
+    """All samples of a scrape, counters without the `_total` that the parser gives those that have none.
+
+    Raises ValueError for what is no Prometheus text.
+    """
     from prometheus_client.parser import text_string_to_metric_families
 
     families = text_string_to_metric_families(text or "")
-    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+    found = (one for family in families for one in family.samples)
+    return {(one.name.removesuffix("_total"), frozenset(one.labels.items())): one.value for one in found}
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float | None:
@@ -142,7 +146,7 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
     of_model = {"model": model}
     answered = _sum(triton, "nv_inference_request_success", **of_model)
     runs = _sum(triton, "nv_inference_exec_count", **of_model)
-    became = _by("outcome", capture, "visionloop_capture_requests_total", **here)
+    became = _by("outcome", capture, "visionloop_capture_requests", **here)
     return LaneTraffic(
         lane=lane,
         versions=sorted(int(version) for version in _by("version", triton, "nv_inference_count", **of_model)),

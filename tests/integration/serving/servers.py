@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.unit.stages.made import signing_keys
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import write_initial
+from visionloop.serving.tracing import trace_flags
 from visionloop.settings import Settings, to_environ
 
 REPO = Path(__file__).resolve().parents[3]
@@ -26,7 +27,7 @@ LANES = ("stable", "canary")
 class Servers:
     """The serving half of the stack below one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, traces_url: str | None = None) -> None:
         self.folder = folder
         names = [f"{lane}_{kind}" for lane in LANES for kind in ("http", "grpc", "metrics")]
         self.ports = free_ports([*names, "listener", "admin", "envoy_metrics", "capture_http", "capture_grpc"])
@@ -37,6 +38,7 @@ class Servers:
         self.settings = Settings(
             signing_key=private,
             verify_key=public,
+            traces_url=traces_url,
             home=folder,
             projects=folder / "projects",
             store=f"file://{folder}/store",
@@ -87,6 +89,7 @@ class Servers:
             *("--exit-timeout-secs=5", "--disable-auto-complete-config"),
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name=vl-test-{os.getpid()}-{lane}-",
+            *trace_flags(lane, self.settings.traces_url),
         ]
         environ = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path}
         self._start(lane, arguments, environ, self.folder / "empty")
@@ -175,9 +178,9 @@ def free_ports(names: list[str]) -> dict[str, int]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Servers]:
+def running(folder: Path, *, traces_url: str | None = None) -> Iterator[Servers]:
     """The servers, ended at the end."""
-    servers = Servers(folder)
+    servers = Servers(folder, traces_url=traces_url)
     try:
         servers.start()
         yield servers
