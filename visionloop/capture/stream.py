@@ -7,6 +7,7 @@ from visionloop.capture.buffer import Buffer
 from visionloop.capture.counters import Counters, Outcome
 from visionloop.capture.exchange import LARGEST_BYTES, Exchange
 from visionloop.serving.envoy_clusters import LANES
+from visionloop.serving.traffic import NO_LANE
 
 LARGEST_HELD_BYTES = 128 << 20
 """All requests that are passing at the moment, together."""
@@ -57,7 +58,7 @@ class CaptureStream:
             self._count(exchange, "full")
 
     def _count(self, exchange: Exchange, outcome: Outcome) -> None:
-        lane = exchange.lane if exchange.lane in LANES else "none"
+        lane = exchange.lane if exchange.lane in LANES else NO_LANE
         self._counters.add_request(outcome, model=exchange.model, lane=lane)
 
 

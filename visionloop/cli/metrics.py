@@ -54,6 +54,8 @@ def _show(found: Traffic, over: float) -> None:
     since = f"in {over:g} s" if over else "since the servers started"
     typer.echo(f"{found.model}: {sum(one.requests for one in found.lanes)} requests {since}")
     typer.echo(f"all models: refused before any lane: {_counted(found.refused)}; sampled for capture: {found.sampled}")
+    if found.laneless:
+        typer.echo(f"all models: sampled, but answered by no lane: {_counted(found.laneless)}")
     if found.uncaptured:
         typer.echo(f"{found.uncaptured} sampled requests have not reached the capture service")
     if found.silent:

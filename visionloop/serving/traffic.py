@@ -20,6 +20,8 @@ GRPC_NAMES = (
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
+NO_LANE = "none"
+"""What the capture service calls the lane of a request that none answered."""
 CAUSES = {
     "envoy_cluster_upstream_rq_timeout": "timed out",
     "envoy_cluster_upstream_rq_per_try_timeout": "one try timed out",
@@ -81,6 +83,9 @@ class Traffic(Frozen):
     lanes: list[LaneTraffic]
     silent: list[str]
     """Servers that did not answer: what they would have said is missing."""
+    laneless: dict[str, int]
+    """Requests to any model that were sampled and that no lane answered, by what became of them. One that was refused
+    for its size is among them: Envoy shows the capture service the refusal alone, without the model."""
     refused: dict[str, int]
     """Requests to any model that no lane saw, by reason."""
     sampled: int
@@ -104,6 +109,7 @@ def traffic(model: str, after: Scrape, before: Scrape | None = None) -> Traffic:
         model=model,
         lanes=lanes,
         silent=[*silent, *(["capture"] if after.capture is None else [])],
+        laneless=_outcomes(capture, lane=NO_LANE),
         refused=_refused(envoy),
         sampled=int(sampled),
         uncaptured=max(0, int(sampled - _sum(capture, "visionloop_capture_requests"))),
@@ -146,7 +152,7 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
     of_model = {"model": model}
     answered = _sum(triton, "nv_inference_request_success", **of_model)
     runs = _sum(triton, "nv_inference_exec_count", **of_model)
-    became = _by("outcome", capture, "visionloop_capture_requests", **here)
+    became = _outcomes(capture, **here)
     return LaneTraffic(
         lane=lane,
         versions=sorted(int(version) for version in _by("version", triton, "nv_inference_count", **of_model)),
@@ -160,9 +166,14 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
         p99_ms=p99,
         queue_ms=_sum(triton, "nv_inference_queue_duration_us", **of_model) / answered / 1000 if answered else None,
         batch_images=_sum(triton, "nv_inference_count", **of_model) / runs if runs else None,
-        captured=int(became.pop("captured", 0)),
-        dropped={reason: int(n) for reason, n in became.items() if n},
+        captured=became.pop("captured", 0),
+        dropped=became,
     )
+
+
+def _outcomes(capture: Samples, **labels: str) -> dict[str, int]:
+    found = _by("outcome", capture, "visionloop_capture_requests", **labels)
+    return {outcome: int(count) for outcome, count in found.items() if count}
 
 
 def _errors(envoy: Samples, here: Mapping[str, str]) -> dict[str, int]:

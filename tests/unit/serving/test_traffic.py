@@ -66,6 +66,7 @@ CAPTURE = """\
 visionloop_capture_requests_total{lane="stable",model="m",outcome="captured"} 40
 visionloop_capture_requests_total{lane="stable",model="m",outcome="refused"} 9
 visionloop_capture_requests_total{lane="canary",model="m",outcome="full"} 2
+visionloop_capture_requests_total{lane="none",model="",outcome="cut"} 1
 visionloop_capture_requests_total{lane="stable",model="n",outcome="captured"} 15
 """
 ALL = Scrape(ENVOY, {"stable": TRITON, "canary": ""}, CAPTURE)
@@ -96,10 +97,10 @@ def test_quantiles_are_over_both_protocols() -> None:
 
 
 def test_what_no_lane_saw_and_what_was_not_captured() -> None:
-    """197 were answered, lanes saw 185; 66 of 70 copies came to the capture service."""
+    """197 were answered, lanes saw 185; 67 of 70 copies came to the capture service, one of them without a lane."""
     found = traffic("m", ALL)
     assert found.refused == {"too large": 3, "no API key": 5, "other": 4}
-    assert (found.sampled, found.uncaptured) == (70, 4)
+    assert (found.sampled, found.uncaptured, found.laneless) == (70, 3, {"cut": 1})
 
 
 def test_between_two_scrapes_only_what_came_between_counts() -> None:
@@ -119,7 +120,7 @@ def test_a_server_that_does_not_answer_is_named() -> None:
 def test_nothing_at_all() -> None:
     found = traffic("m", Scrape("", {"stable": "", "canary": ""}, ""))
     assert [(one.requests, one.share, one.p50_ms) for one in found.lanes] == [(0, 0.0, None)] * 2
-    assert (found.refused, found.sampled, found.uncaptured) == ({}, 0, 0)
+    assert (found.refused, found.laneless, found.sampled, found.uncaptured) == ({}, {}, 0, 0)
 
 
 @pytest.mark.parametrize(
