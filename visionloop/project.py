@@ -238,6 +238,15 @@ class Serving(Section):
     """Requests that are under way to each lane at most; further ones get 503."""
 
 
+class Price(Section):
+    """What the machine costs that a lane runs on, so that a release says what 1,000 inferences cost."""
+
+    per_hour: float = Field(gt=0.0)
+    """Of one machine with `serving.instances` of the model in it, in `currency`."""
+    currency: str = Field("USD", pattern="^[A-Z]{3}$")
+    """ISO 4217."""
+
+
 class Release(Section):
     """Who lets a candidate go, and in which steps it takes over."""
 
@@ -341,6 +350,8 @@ class Project(Section):
     gate: Gate = Gate()
     packaging: Packaging = Packaging()
     serving: Serving = Serving()
+    price: Price | None = None
+    """null: releases tell seconds, and no money."""
     release: Release
     monitoring: Monitoring = Monitoring()
     schedule: Schedule = Schedule()

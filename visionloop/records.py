@@ -360,6 +360,31 @@ class ShadowEvidence(Frozen):
     champion_unsure: int
 
 
+class Cost(Frozen):
+    """What 1,000 inferences (images) cost, measured before the canary: `visionloop.serving.cost` has the formula."""
+
+    batch_images: int
+    """Images of each run of the model that was timed."""
+    instances: int
+    """Copies of the model that share the machine."""
+    seconds_per_1000: float
+    """Seconds that one instance computes."""
+    champion_seconds_per_1000: float | None
+    """Of the version that served, measured in turns with the candidate; None: none served."""
+    price_per_hour: float | None
+    """As the project file had it; None: it had none, so no money is told."""
+    currency: str | None
+    per_1000: float | None
+    """In the currency, at full use of the machine."""
+    champion_per_1000: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Candidate over champion: below 1 it is cheaper."""
+        champion = self.champion_seconds_per_1000
+        return self.seconds_per_1000 / champion if champion else None
+
+
 class Order(Frozen):
     """What somebody wants of the release in progress."""
 
@@ -382,6 +407,8 @@ class Release(Record):
     version: int
     model_sha256: str
     previous_version: int | None
+    cost: Cost | None = None
+    """None: it was not measured, as in records from before there were costs."""
     shadow: ShadowEvidence | None = None
     steps: list[CanaryStep]
     orders: list[Order] = []
@@ -464,6 +491,7 @@ class RolloutState(Frozen):
     canary_percent: int = 0
     slow_ms: float | None = None
     """A probe above this is slow; None: there is no stable lane to compare with, or it was not measured yet."""
+    cost: Cost | None = None
     shadow: ShadowEvidence | None = None
     steps: list[CanaryStep] = []
     orders: list[Order] = []

@@ -60,10 +60,18 @@ class Settings(BaseModel):
     """Of one client, which is its API key, else its address; bursts of twice as many. 0: no limit."""
     envoy_admin_url: str | None = None
     """Envoy's admin interface, `http://host:port`."""
+    envoy_metrics_url: str | None = None
+    """Where Prometheus reads Envoy's statistics, `http://host:port`; the path is `/metrics`, as with the next three."""
+    stable_metrics_url: str | None = None
+    """Triton's metrics of the stable lane, `http://host:port`."""
+    canary_metrics_url: str | None = None
+    """Triton's metrics of the canary lane, `http://host:port`."""
     stable_grpc: str | None = None
     """Triton of the stable lane, `host:port` of its gRPC."""
     canary_grpc: str | None = None
     """Triton of the canary lane, `host:port` of its gRPC."""
+    traces_url: str | None = None
+    """OTLP/HTTP collector that the lanes tell of requests with a `traceparent`, `http://host:port/v1/traces`."""
     signing_key: Path | None = None
     """File with the private key (PEM) that signs candidates."""
     verify_key: Path | None = None

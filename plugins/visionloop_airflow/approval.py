@@ -56,7 +56,7 @@ class ReleaseApproval(ApprovalOperator):
         """Take an answer that exists, answer by itself where the project says so, or show the figures and ask."""
         from visionloop.records import Approval, Candidate, Evaluation
 
-        stores, _ = _open(self.project)
+        stores, project = _open(self.project)
         uri = self._candidate(context, stores)
         known = [found for found in stores.ledger.all(Approval, self.project) if found.candidate == uri]
         if known:
@@ -69,7 +69,7 @@ class ReleaseApproval(ApprovalOperator):
             return self._decide(context, shown, "approved", "visionloop", reason, "automatic")
         evaluation = stores.ledger.get(Evaluation, candidate.evaluation)
         champion = stores.ledger.get(Candidate, evaluation.champion) if evaluation.champion else None
-        self.subject, self.body = subject(candidate), body(candidate, evaluation, champion)
+        self.subject, self.body = subject(candidate), body(candidate, evaluation, champion, project)
         self._nobody_approves_what_he_started(context)
         try:
             return super().execute(context)

@@ -1,7 +1,9 @@
 """What an approver sees: the candidate's figures as a markdown table, and the page with all of them."""
 
 from visionloop import layout
+from visionloop.project import Project
 from visionloop.records import Candidate, Evaluation, Interval, ScenarioResult
+from visionloop.serving.cost import shown_cost
 
 
 def subject(candidate: Candidate) -> str:
@@ -9,7 +11,9 @@ def subject(candidate: Candidate) -> str:
     return f"Release {candidate.model_name} version {candidate.version}?"
 
 
-def body(candidate: Candidate, evaluation: Evaluation, champion: Candidate | None) -> str:
+def body(
+    candidate: Candidate, evaluation: Evaluation, champion: Candidate | None, project: Project | None = None
+) -> str:
     """The figures, the digest that the approval is about, and where the page is."""
     samples = f"{evaluation.test_samples:,} test samples; in brackets 95 % intervals"
     facts = [
@@ -26,20 +30,34 @@ def body(candidate: Candidate, evaluation: Evaluation, champion: Candidate | Non
     links = f"[Evaluation page]({layout.page(candidate.project, evaluation.page_uri)})"
     if candidate.page_uri:
         links += f", [candidate page]({layout.page(candidate.project, candidate.page_uri)})"
-    built = [variants(candidate)] if candidate.variants else []
+    built = [variants(candidate, project), *cost(candidate, champion)] if candidate.variants else []
     return "\n\n".join([*facts, table(evaluation.scenarios), packaged, *built, links])
 
 
-def variants(candidate: Candidate) -> str:
+def variants(candidate: Candidate, project: Project | None = None) -> str:
     """A row per variant of the model: which one is served, and why not the others."""
+    price = project.price if project else None
+    at_once = project.serving.instances * project.serving.threads if project else 1
     rows = [["variant", "1,000 images", "size", "outcome"], ["---"] * 4]
     for variant in candidate.variants:
         cost = variant.seconds_per_1000_images
         name = f"**{variant.name}**" if variant.chosen else variant.name
-        shown = "not measured" if cost is None else f"{cost:.3f} s"
+        shown = "not measured" if cost is None else shown_cost(cost, price, at_once)
         outcome = f"{'**served**' if variant.chosen else 'not served'}: {variant.reason}"
         rows.append([name, shown, f"{variant.size_bytes / 1e6:.2f} MB", outcome])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def cost(candidate: Candidate, champion: Candidate | None) -> list[str]:
+    """What is served beside what serves; the release measures both again, in turns."""
+    mine, theirs = _seconds(candidate), _seconds(champion) if champion else None
+    if champion is None or not mine or not theirs:
+        return []
+    return [f"1,000 images cost {mine / theirs:.2f}x the champion's, each as it was measured when it was packaged."]
+
+
+def _seconds(candidate: Candidate) -> float | None:
+    return next((variant.seconds_per_1000_images for variant in candidate.variants if variant.chosen), None)
 
 
 def table(scenarios: list[ScenarioResult]) -> str:

@@ -1,14 +1,16 @@
 """One request and its response, put together from the messages that Envoy copies, within bounds."""
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from visionloop.serving.envoy_routes import LANE_HEADER, LATENCY_HEADER
+from visionloop.serving.envoy_routes import INFER, LANE_HEADER, LATENCY_HEADER, MODEL_HEADER
 from visionloop.serving.kserve import Message
 
 LARGEST_BYTES = 32 << 20
 """Request and response together."""
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 @dataclass
@@ -64,9 +66,24 @@ class Exchange:
         return self.response_headers.get(LANE_HEADER, "")
 
     @property
+    def model(self) -> str:
+        """The model that was asked, '' where there is none: the routes let only known models' requests come here."""
+        path = self.request_headers.get(":path", "").partition("?")[0]
+        if path == INFER:
+            return self.request_headers.get(MODEL_HEADER, "")
+        parts = path.split("/")
+        return parts[3] if path.startswith("/v2/models/") else ""
+
+    @property
     def request_id(self) -> str:
         """The endpoint's id of the request."""
         return self.request_headers.get("x-request-id", "")
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits of the caller's W3C trace, '' where it sent none."""
+        found = TRACEPARENT.fullmatch(self.request_headers.get("traceparent", ""))
+        return found[1] if found else ""
 
     @property
     def latency_ms(self) -> float:

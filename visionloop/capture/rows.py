@@ -16,6 +16,7 @@ from visionloop.serving.kserve import Inference
 SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
+        ("trace_id", pa.string()),  # '' where the caller sent no trace
         ("at", pa.timestamp("us", tz="UTC")),
         ("model", pa.string()),
         ("version", pa.int64()),
@@ -40,6 +41,9 @@ class CaptureFile:
 
     key: str
     table: pa.Table
+    model: str
+    version: int
+    lane: str
 
 
 def make_files(
@@ -52,7 +56,13 @@ def make_files(
         group = groups.setdefault((inference.model, inference.version, exchange.lane), [])
         group += _rows(exchange, inference, keep)
     return [
-        CaptureFile(_key(model, version, lane, now, len(rows)), pa.Table.from_pylist(rows, schema=SCHEMA))
+        CaptureFile(
+            _key(model, version, lane, now, len(rows)),
+            pa.Table.from_pylist(rows, schema=SCHEMA),
+            model=model,
+            version=version,
+            lane=lane,
+        )
         for (model, version, lane), rows in groups.items()
     ]
 
@@ -68,6 +78,7 @@ def _rows(exchange: Exchange, inference: Inference, keep: bool) -> Iterable[dict
     for image, probabilities, prediction in zip(inference.images, inference.probabilities, best, strict=True):
         yield {
             "request_id": exchange.request_id,
+            "trace_id": exchange.trace_id,
             "at": exchange.at,
             "model": inference.model,
             "version": inference.version,

@@ -4,8 +4,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from visionloop.capture.buffer import Buffer
-from visionloop.capture.counters import Counters
+from visionloop.capture.counters import Counters, Outcome
 from visionloop.capture.exchange import LARGEST_BYTES, Exchange
+from visionloop.serving.envoy_clusters import LANES
+from visionloop.serving.traffic import NO_LANE
 
 LARGEST_HELD_BYTES = 128 << 20
 """All requests that are passing at the moment, together."""
@@ -31,7 +33,7 @@ class CaptureStream:
                 self._held_bytes += exchange.size_bytes - held
                 held = exchange.size_bytes
                 if held > LARGEST_BYTES or self._held_bytes > self._largest_held_bytes:
-                    self._counters.add("dropped")
+                    self._count(exchange, "too_large" if held > LARGEST_BYTES else "crowded")
                     exchange = None
                 elif exchange.complete:
                     self._hand_over(exchange)
@@ -42,17 +44,22 @@ class CaptureStream:
         finally:
             self._held_bytes -= held
             if exchange is not None:
-                self._counters.add("cut")
+                self._count(exchange, "cut")
         return
         yield  # makes this an asynchronous generator, which is what gRPC takes for a stream of answers
 
     def _hand_over(self, exchange: Exchange) -> None:
         if not exchange.answered:
-            self._counters.add("unreadable")
+            self._count(exchange, "refused")
         elif self._buffer.offer(exchange):
-            self._counters.add("captured")
+            self._count(exchange, "captured")
+            self._counters.add("bytes", exchange.size_bytes)
         else:
-            self._counters.add("dropped")
+            self._count(exchange, "full")
+
+    def _count(self, exchange: Exchange, outcome: Outcome) -> None:
+        lane = exchange.lane if exchange.lane in LANES else NO_LANE
+        self._counters.add_request(outcome, model=exchange.model, lane=lane)
 
 
 async def open_server(stream: CaptureStream, address: str) -> Any:

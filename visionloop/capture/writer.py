@@ -103,4 +103,8 @@ class Writer:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
                 continue
             self._counters.add("written", file.table.num_rows)
+            self._counters.add("written_bytes", body.tell())
+            self._counters.add_labelled(
+                "images", file.table.num_rows, model=file.model, lane=file.lane, version=str(file.version)
+            )
             return

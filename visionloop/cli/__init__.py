@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import bundle, demo, keys, predict, projects, release, rollout, stack
+from visionloop.cli import bundle, demo, keys, metrics, predict, projects, release, rollout, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ release.register(app)
 rollout.register(app)
 bundle.register(app)
 predict.register(app)
+metrics.register(app)
 keys.register(app)
 demo.register(app)
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from visionloop.project import Project, load_project, project_file
+from visionloop.serving.cost import told
 from visionloop.settings import load_settings
 from visionloop.stages.release import RollbackInputs, Status
 from visionloop.stores import Stores
@@ -91,10 +92,14 @@ def _show(found: Status) -> None:
     serves = f"version {found.serving} serves" if found.serving else "nothing serves yet"
     if found.version is None:
         typer.echo(f"{found.project}: {serves}; no release is in progress")
+        if found.cost and found.cost.per_1000 is not None:
+            typer.echo(f"it costs {told(found.cost)}")
         return
     share = f"{found.state.canary_percent} % of the traffic" + (", paused" if found.paused else "")
     typer.echo(f"{found.project}: {serves}; version {found.version} is in its {found.state.phase} with {share}")
     typer.echo(f"last changed {found.state.updated_at:%Y-%m-%d %H:%M:%S} UTC")
+    if found.cost:
+        typer.echo(f"it costs {told(found.cost)}")
     table = Table("rate", "canary", "stable", "allowed", "true rate, with confidence", "finding")
     for one in found.findings:
         beside = f"{one.stable[0]} of {one.stable[1]}" if one.stable else "-"

@@ -115,4 +115,6 @@ def _show(found: stack.StackStatus, as_json: bool) -> None:
         )
     console = Console()
     console.print(table)
+    if scraped := [service.metrics for service in found.services if service.metrics]:
+        console.print(f"for Prometheus: {' '.join(scraped)}", soft_wrap=True)
     console.print(f"{found.phase}, {found.rss_mb:.0f} MiB; logs: `visionloop logs SERVICE`. {found.reason}".rstrip())

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from visionloop.packaging.variants import BASE
-from visionloop.project import Packaging
+from visionloop.project import Packaging, Price
 from visionloop.records import Candidate, Interval, SliceParity, Variant, id_of
 from visionloop.reports.page import fill
+from visionloop.serving.cost import shown_cost
 
 MAX_SLICES = 60
 """Rows of the table of slices; with more, those where most decisions differ."""
@@ -18,6 +19,9 @@ class CandidatePage:
 
     candidate: Candidate
     policy: Packaging
+    price: Price | None = None
+    at_once: int = 1
+    """Threads that compute beside each other on the machine that the price is of."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def render(page: CandidatePage) -> str:
         record=record,
         policy=page.policy,
         names=NAMES,
-        rows=[_row(variant, base) for variant in record.variants],
+        rows=[_row(variant, base, page) for variant in record.variants],
+        price=page.price,
         changes=list(zip(*(variant.changes for variant in others), strict=True)),
         others=others,
         slices=slices(record.variants),
@@ -76,13 +81,13 @@ def slices(variants: list[Variant]) -> list[SliceRow]:
     return [row for row in rows if row.name in kept]
 
 
-def _row(variant: Variant, base: Variant) -> Row:
+def _row(variant: Variant, base: Variant, page: CandidatePage) -> Row:
     mine, theirs = variant.seconds_per_1000_images, base.seconds_per_1000_images
     judged = [change for change in variant.changes if change.judged]
     worst = min(judged, key=lambda change: change.difference.value, default=None)
     return Row(
         variant=variant,
-        cost="not measured" if mine is None else f"{mine:.3f} s",
+        cost="not measured" if mine is None else shown_cost(mine, page.price, page.at_once),
         saving="" if variant is base or mine is None or not theirs else f"{theirs / mine:.2f} x",
         worst="" if worst is None else f"{points(worst.difference)} in {worst.scenario}",
         size=f"{variant.size_bytes / 1e6:,.2f} MB",

@@ -18,6 +18,9 @@ class Addresses:
     capture_grpc: str | None = None
     """None: nothing is captured."""
     listener_host: str = LOOPBACK
+    metrics_port: int | None = None
+    """Where Prometheus reads Envoy's statistics (`envoy_metrics`); None: nowhere."""
+    metrics_host: str = LOOPBACK
 
     def of(self, lane: str, protocol: str) -> str:
         """`host:port` of a lane's `grpc` or `http`."""

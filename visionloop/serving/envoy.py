@@ -27,6 +27,7 @@ from visionloop.serving.envoy_limits import (
     refusals,
     times,
 )
+from visionloop.serving.envoy_metrics import admin_cluster, metrics_listener, stats_config
 from visionloop.serving.envoy_routes import (
     BUFFER_FILTER,
     CAPTURE_FILTER,
@@ -40,12 +41,14 @@ from visionloop.serving.envoy_routes import (
 Json = dict[str, Any]
 Keys = dict[str, str] | None
 
+STATS_SECONDS = 1
+"""So much older than its counters may a histogram be that Prometheus reads."""
 CAPTURE_PAUSE_SECONDS = 1.0
 NAMED = {"ModelInfer": ("model_name", "modelName"), "ModelReady": ("name", "name")}
 """gRPC methods that are routed by their model: the field with its name, and what JSON calls that field."""
 CAPTURED_HEADERS = (
     *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
-    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us"),
+    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us", "x-model", "traceparent"),
 )
 """All that the capture service sees of a request's head: no credentials."""
 
@@ -60,8 +63,8 @@ def write_initial(folder: Path, addresses: Addresses, *, keys: Keys = None, limi
     write_json(folder / "addresses.json", asdict(addresses))
     write_json(folder / "cds.json", render_clusters(models, addresses, version="initial"))
     write_json(folder / "rds.json", render_routes(models, version="initial"))
-    endpoint = listener(folder, addresses, keys, limits)
-    write_json(folder / "lds.json", {"version_info": "initial", "resources": [endpoint]})
+    resources = [listener(folder, addresses, keys, limits), *metrics_listener(addresses)]
+    write_json(folder / "lds.json", {"version_info": "initial", "resources": resources})
     write_json(folder / "bootstrap.json", bootstrap(folder, addresses, limits))
 
 
@@ -94,6 +97,9 @@ def bootstrap(folder: Path, addresses: Addresses, limits: Limits = DEFAULT) -> J
     return {
         "node": {"id": "visionloop", "cluster": "visionloop"},
         "admin": {"address": _address(LOOPBACK, addresses.admin_port)},
+        "stats_config": stats_config(),
+        "stats_flush_interval": f"{STATS_SECONDS}s",
+        "static_resources": {"clusters": admin_cluster(addresses)},
         "dynamic_resources": {
             "lds_config": _watched(folder, "lds.json"),
             "cds_config": _watched(folder, "cds.json"),

@@ -23,6 +23,7 @@ KEY_HEADER = "x-api-key"
 PROBE_HEADER = "x-visionloop-probe"
 SESSION_HEADER = "x-session"
 LANE_HEADER = "x-lane"
+MODEL_HEADER = "x-model"
 LATENCY_HEADER = "x-latency-us"
 METADATA = "visionloop"
 PER_TRY_SECONDS = 2.0

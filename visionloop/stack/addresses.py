@@ -69,7 +69,12 @@ def addressed(
     for service in services:
         chosen = {name: ports[f"{service.name}.{name}"] for name in service.ports}
         values |= {field: template.format(home=base.home, **chosen) for field, template in service.addresses.items()}
-    own = {"home": base.home, "projects": base.projects, "endpoint_keys": base.endpoint_keys}
+    own = {
+        "home": base.home,
+        "projects": base.projects,
+        "endpoint_keys": base.endpoint_keys,
+        "traces_url": base.traces_url,
+    }
     return Settings.model_validate({**values, **given, **own})
 
 

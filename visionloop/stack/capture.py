@@ -42,5 +42,6 @@ CAPTURE = Service(
     ports={"http": 8040, "grpc": 8041},
     addresses={"capture_url": f"http://{LOOPBACK}:{{http}}"},
     needs=("s3",),
+    metrics="http",
     stop_timeout_s=20,
 )

@@ -27,6 +27,7 @@ def prepare(ctx: Context, step: Step) -> None:
     addresses = Addresses(
         listener_port=ctx.port("envoy"),
         admin_port=ctx.port("envoy", "admin"),
+        metrics_port=ctx.port("envoy", "metrics"),
         stable_grpc=_at(ctx, "triton-stable", "grpc"),
         stable_http=_at(ctx, "triton-stable", "http"),
         canary_grpc=_at(ctx, "triton-canary", "grpc"),
@@ -106,14 +107,16 @@ ENVOY = Service(
     launch=launch,
     check=check,
     version=version,
-    ports={"http": 8000, "admin": 9901},
+    ports={"http": 8000, "admin": 9901, "metrics": 9902},
     addresses={
         "endpoint_url": f"http://{LOOPBACK}:{{http}}",
         "envoy_admin_url": f"http://{LOOPBACK}:{{admin}}",
+        "envoy_metrics_url": f"http://{LOOPBACK}:{{metrics}}",
         "routes": "{home}/envoy",
     },
     needs=(*(name_of(lane) for lane in LANES), CAPTURE.name),
     prepare=prepare,
     refresh=refresh,
+    metrics="metrics",
     start_timeout_s=30,
 )

@@ -248,6 +248,7 @@ def _service_status(entry: Kept, ctx: Context, *, supervised: bool) -> ServiceSt
         state=state,
         pid=entry.leader.pid if runs and entry.leader else None,
         address=_address(entry.name, ctx),
+        metrics=service.metrics_url(ctx) if runs else "",
         version=_version(entry.name, ctx) if state in ("running", "unhealthy") else "",
         rss_mb=memory_mb(family(entry.leader)) if runs and entry.leader else 0.0,
         restarts=entry.restarts,

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from visionloop.settings import Settings, to_environ
+from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.process import Identity, inherited_environment
 
 Step = Callable[["Launch"], None]
@@ -97,6 +98,8 @@ class Service:
     """Name -> the usual port, None for any."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Field of Settings -> template over `{home}` and the port names."""
+    metrics: str = ""
+    """The port at which Prometheus reads `/metrics`, if there is one that may be shown to it."""
     needs: tuple[str, ...] = ()
     prepare: Callable[[Context, Step], None] = no_step
     """Before each start."""
@@ -110,6 +113,11 @@ class Service:
     """After its processes are gone."""
     start_timeout_s: float = 120.0
     stop_timeout_s: float = 10.0
+
+    def metrics_url(self, ctx: Context) -> str:
+        """What Prometheus reads; '' where there is nothing for it."""
+        port = ctx.ports.get(f"{self.name}.{self.metrics}")
+        return f"http://{LOOPBACK}:{port}/metrics" if self.metrics and port else ""
 
     def setting_of(self, port: str) -> str | None:
         """The field of Settings that fixes this port."""

@@ -49,6 +49,8 @@ class ServiceStatus(BaseModel):
     state: ServiceState
     pid: int | None = None
     address: str = ""
+    metrics: str = ""
+    """URL that Prometheus reads, empty where there is none or it does not run."""
     version: str = ""
     """As the running server reports it; empty where it does not run."""
     rss_mb: float = 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from visionloop.errors import StackError
+from visionloop.errors import ConfigError, StackError
 from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.process import Identity
@@ -76,6 +76,7 @@ def launch(lane: str, ctx: Context) -> Launch:
             f"--backend-directory={ctx.folder('stack', 'backends')}",
             f"--backend-config=python,shm-region-prefix-name={shared_prefix(lane, ctx)}",
             "--backend-config=python,stub-timeout-seconds=120",
+            *_trace_flags(lane, ctx),
         ],
         env,
         ctx.folder("stack", "empty"),  # a model.py in the working folder would shadow the backend's
@@ -116,6 +117,15 @@ def shared_prefix(lane: str, ctx: Context) -> str:
     return f"visionloop-{hashlib.sha256(str(ctx.home).encode()).hexdigest()[:8]}-{lane}-"
 
 
+def _trace_flags(lane: str, ctx: Context) -> list[str]:
+    from visionloop.serving.tracing import trace_flags
+
+    try:
+        return trace_flags(lane, ctx.settings.traces_url)
+    except ConfigError as error:
+        raise StackError(f"VISIONLOOP_TRACES_URL: {error}") from None
+
+
 def _is_dead_stub(child: psutil.Process) -> bool:
     try:
         return child.status() == psutil.STATUS_ZOMBIE and child.name().startswith(STUB)
@@ -142,7 +152,13 @@ def lane_service(lane: str, first_port: int) -> Service:
         check=partial(check, lane),
         version=partial(version, lane),
         ports={"grpc": first_port + 1, "http": first_port, "metrics": first_port + 2},
-        addresses={f"{lane}_grpc": f"{LOOPBACK}:{{grpc}}", "model_repository": "{home}/model_repository", **VERIFYING},
+        addresses={
+            f"{lane}_grpc": f"{LOOPBACK}:{{grpc}}",
+            f"{lane}_metrics_url": f"http://{LOOPBACK}:{{metrics}}",
+            "model_repository": "{home}/model_repository",
+            **VERIFYING,
+        },
+        metrics="metrics",
         prepare=partial(prepare, lane),
         complaint=partial(complaint, lane),
         cleanup=partial(cleanup, lane),

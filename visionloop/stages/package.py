@@ -125,7 +125,8 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
         calibration=packed.calibration,
         page_uri=stores.objects.uri(_key(project, candidate_id, PAGE)),
     )
-    page = render_page(CandidatePage(candidate, project.packaging))
+    at_once = project.serving.instances * project.serving.threads
+    page = render_page(CandidatePage(candidate, project.packaging, project.price, at_once))
     stores.objects.put(_key(project, candidate_id, PAGE), page.encode(), "text/html; charset=utf-8")
     log.info("candidate %s is version %d of %s, %s", candidate_id, version, project.name, candidate.variant)
     return stores.ledger.put(candidate)

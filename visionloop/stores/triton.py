@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from visionloop.errors import StageError, StoreError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
+from visionloop.serving.cost import Runs
 from visionloop.serving.repository import Entry, entry
 from visionloop.settings import Settings
 
@@ -122,6 +123,19 @@ class Lane:
                 images=line.inference_count,
             )
             for line in answer.model_stats
+        }
+
+    def batches(self, model: str, version: int) -> dict[int, Runs]:
+        """Images of a run -> runs of this version since it was loaded, and the seconds that they computed."""
+        with self._speaking(model):
+            answer = self._client.get_inference_statistics(model, str(version), client_timeout=DEADLINE_SECONDS)
+        return {
+            one.batch_size: Runs(
+                count=one.compute_infer.count,
+                seconds=(one.compute_input.ns + one.compute_infer.ns + one.compute_output.ns) / 1e9,
+            )
+            for line in answer.model_stats
+            for one in line.batch_stats
         }
 
     @cached_property

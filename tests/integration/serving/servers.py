@@ -16,6 +16,7 @@ from tests.unit.stages.made import signing_keys
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import write_initial
 from visionloop.serving.envoy_limits import DEFAULT, Limits
+from visionloop.serving.tracing import trace_flags
 from visionloop.settings import Settings, to_environ
 
 REPO = Path(__file__).resolve().parents[3]
@@ -27,10 +28,10 @@ LANES = ("stable", "canary")
 class Servers:
     """The serving half of the stack below one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, traces_url: str | None = None) -> None:
         self.folder = folder
         names = [f"{lane}_{kind}" for lane in LANES for kind in ("http", "grpc", "metrics")]
-        self.ports = free_ports([*names, "listener", "admin", "capture_http", "capture_grpc"])
+        self.ports = free_ports([*names, "listener", "admin", "envoy_metrics", "capture_http", "capture_grpc"])
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for part in ("routes", "empty", "backends", "logs", "store", "projects"):
             (folder / part).mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,7 @@ class Servers:
         self.settings = Settings(
             signing_key=private,
             verify_key=public,
+            traces_url=traces_url,
             home=folder,
             projects=folder / "projects",
             store=f"file://{folder}/store",
@@ -48,6 +50,9 @@ class Servers:
             model_repository=folder / "model_repository",
             routes=folder / "routes",
             capture_url=f"http://127.0.0.1:{self.ports['capture_http']}",
+            envoy_metrics_url=f"http://127.0.0.1:{self.ports['envoy_metrics']}",
+            stable_metrics_url=f"http://127.0.0.1:{self.ports['stable_metrics']}",
+            canary_metrics_url=f"http://127.0.0.1:{self.ports['canary_metrics']}",
         )
 
     def start(self) -> None:
@@ -85,6 +90,7 @@ class Servers:
             *("--exit-timeout-secs=5", "--disable-auto-complete-config"),
             f"--backend-directory={self.folder / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name=vl-test-{os.getpid()}-{lane}-",
+            *trace_flags(lane, self.settings.traces_url),
         ]
         environ = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path}
         self._start(lane, arguments, environ, self.folder / "empty")
@@ -100,6 +106,7 @@ class Servers:
             Addresses(
                 listener_port=self.ports["listener"],
                 admin_port=self.ports["admin"],
+                metrics_port=self.ports["envoy_metrics"],
                 capture_grpc=f"127.0.0.1:{self.ports['capture_grpc']}",
                 **at,
             ),
@@ -173,9 +180,9 @@ def free_ports(names: list[str]) -> dict[str, int]:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Servers]:
+def running(folder: Path, *, traces_url: str | None = None) -> Iterator[Servers]:
     """The servers, ended at the end."""
-    servers = Servers(folder)
+    servers = Servers(folder, traces_url=traces_url)
     try:
         servers.start()
         yield servers

@@ -1,6 +1,7 @@
 """The approval task: what it shows, whom it asks, what it writes down, and that an answer is never asked for twice."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped,
 
 from tests.unit.airflow.conftest import ROOT, TaskInstance
 from visionloop import layout
+from visionloop.project import parse_project
 from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult, Variant
 from visionloop.settings import load_settings
 from visionloop.stores import Stores, connect
@@ -280,6 +282,18 @@ def test_the_body_shows_the_variants_and_links_their_page():
     assert "| fp16 | not measured | 0.32 MB | not served: not measured |" in shown
     assert "| **int8** | 0.060 s | 0.17 MB | **served**: it costs 58 % |" in shown
     assert "[candidate page](/visionloop/pages/fashion__release/candidate/cc/candidate.html)" in shown
+
+
+def test_the_body_says_what_it_costs_beside_the_champion():
+    text = "project: p\ntask: {classes: [a, b], image: {height: 8, width: 8}}\nsuite: {scenarios: [{name: all}]}\n"
+    text += "release: {approval: automatic}\nserving: {instances: 2, threads: 2}\nprice: {per_hour: 3.6}\n"
+    mine = CANDIDATE.model_copy(update={"variants": [variant("fp32", 1, 9, "x"), variant("int8", 1, 4, "it is cheap")]})
+    theirs = CANDIDATE.model_copy(update={"variants": [variant("int8", 1, 5, "x")]})
+    shown = body(mine, EVALUATION, theirs, parse_project(text, Path("project.yaml")))
+    assert "| **int8** | 4.000 s, 0.00100 USD |" in shown  # a quarter of the machine for 4 s, at 0.001 a second
+    assert "1,000 images cost 0.80x the champion's" in shown
+    assert "champion's" not in body(mine, EVALUATION, None)
+    assert "champion's" not in body(mine, EVALUATION, CANDIDATE)
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,27 @@ def test_one_request_that_is_too_large_is_dropped_once(monkeypatch: pytest.Monke
     service = Service()
     service.pass_through(messages(piece=5))
     assert service.counted() == {"captured": 0, "dropped": 1, "unreadable": 0}
+
+
+def test_what_became_of_each_request_is_counted_by_model_and_lane() -> None:
+    service = Service(largest_count=1)
+    service.pass_through(messages())
+    service.pass_through(messages(), messages(answer={**ANSWER, ":status": "500"}), messages()[:2])
+    became = {
+        (outcome, lane): service.counters.labelled("requests", model="m", lane=lane, outcome=outcome)
+        for outcome, lane in (("captured", "stable"), ("full", "stable"), ("refused", "stable"), ("cut", "none"))
+    }
+    assert set(became.values()) == {1}
+    line = 'visionloop_capture_requests_total{lane="none",model="m",outcome="cut"} 1'
+    assert line in service.counters.prometheus().splitlines()
+    assert service.counters["bytes"] == sum(len(m.request_body.body) + len(m.response_body.body) for m in messages())
+
+
+def test_one_request_that_is_too_large_and_many_that_hold_too_much_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowded = Service(largest_held_bytes=1)
+    crowded.pass_through(messages())
+    assert crowded.counters.labelled("requests", model="m", lane="none", outcome="crowded") == 1
+    monkeypatch.setattr("visionloop.capture.stream.LARGEST_BYTES", 1)
+    large = Service()
+    large.pass_through(messages())
+    assert large.counters.labelled("requests", model="m", lane="none", outcome="too_large") == 1

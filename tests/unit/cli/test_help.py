@@ -34,7 +34,7 @@ def test_the_commands() -> None:
         *("project check", "project schema", "project init", "deliver"),
         *("approve", "reject", "rollback", "bundle"),
         *("rollout status", "rollout pause", "rollout resume", "rollout promote", "rollout abort"),
-        *("predict", "endpoint-key add", "endpoint-key list", "endpoint-key remove"),
+        *("predict", "metrics", "endpoint-key add", "endpoint-key list", "endpoint-key remove"),
     }
 
 

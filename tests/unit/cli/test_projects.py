@@ -103,7 +103,7 @@ def test_without_any_project_it_says_how_to_begin(run: Run) -> None:
 
 def test_the_schema_names_every_section_and_the_units(run: Run) -> None:
     schema = json.loads(run("project schema").out)
-    sections = {"task", "data", "training", "suite", "gate", "packaging", "serving", "release", "monitoring"}
+    sections = {"task", "data", "training", "suite", "gate", "packaging", "serving", "price", "release", "monitoring"}
     assert set(schema["properties"]) == {"project", "description", "schedule", *sections}
     assert schema["additionalProperties"] is False
     assert "Pixels" in schema["$defs"]["Contract"]["properties"]["min_side"]["description"]

@@ -91,3 +91,10 @@ def test_the_doctor_names_and_mends_what_differs(run: Run, world: World, monkeyp
     [found] = [one for one in json.loads(shown.out) if one["name"] == "p"]
     assert (found["ok"], shown.code) == (False, 1)
     assert found["found"].startswith("cannot be looked at: Triton of the stable lane")
+
+
+def test_the_status_says_what_the_candidate_costs(run: Run, world: World) -> None:
+    """A millisecond an image in both lanes, and no price."""
+    line = "it costs 1 s of one instance per 1,000 images (no money: the project has no `price`), 1.00x the champion's"
+    assert line in run("rollout status p").out
+    assert json.loads(run("rollout status p --json").out)["cost"]["seconds_per_1000"] == pytest.approx(1.0)

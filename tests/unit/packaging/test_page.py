@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unit.packaging.test_bundle import candidate
-from visionloop.project import Packaging
+from visionloop.project import Packaging, Price
 from visionloop.records import Calibration, Change, Interval, Parity, SliceParity, Variant
 from visionloop.reports.candidate import MAX_SLICES, CandidatePage, render, slices
 
@@ -53,6 +53,13 @@ def test_a_loss_beyond_the_margin_is_marked(by: float, bad: bool) -> None:
 def test_what_was_not_measured_is_said() -> None:
     shown = page(variant("fp32", None), variant("fp16", None))
     assert shown.count("not measured") == 2 and "calibrated" not in shown
+
+
+def test_a_price_makes_money_of_seconds() -> None:
+    made = candidate(b"model").model_copy(update={"variants": [variant("fp32", 10.0)]})
+    shown = render(CandidatePage(made, Packaging(), Price(per_hour=0.36, currency="EUR"), 2))
+    assert "10.000 s, 0.000500 EUR" in shown and "0.36 EUR an hour" in shown
+    assert "an hour" not in render(CandidatePage(made, Packaging()))
 
 
 def test_fp32_alone_is_compared_with_nothing() -> None:

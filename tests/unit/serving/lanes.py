@@ -1,6 +1,7 @@
 """Lanes, routes, registry and endpoint of one process: a release runs through the real client, ledger and folders.
 
-A model is JSON: `{"bias": 0.1}` answers (brightness + bias, the rest); `{"broken": true}` does not load.
+A model is JSON: `{"bias": 0.1}` answers (brightness + bias, the rest); `{"broken": true}` does not load;
+`{"image_ms": 3}` computes so long for an image.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from visionloop.errors import StoreError
 from visionloop.packaging.signing import sign
 from visionloop.project import Project, parse_project
 from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
+from visionloop.serving.cost import Runs
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.repository import MODEL, Entry, entry
 from visionloop.settings import Settings
@@ -64,6 +66,7 @@ class FakeLane:
     def __init__(self, name: str, repository: Path) -> None:
         self.name, self._repository = name, repository
         self.loaded: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.runs: dict[tuple[str, int], dict[int, Runs]] = {}
         self.down = False
         self.forgets = False
         """Loads without an error and then serves nothing, as Triton with a broken version folder."""
@@ -94,7 +97,16 @@ class FakeLane:
     ) -> NDArray[np.float32]:
         self._check()
         assert self.loaded[model][0] == version
-        return probabilities(self.loaded[model][1], images)
+        content = self.loaded[model][1]
+        runs = self.runs.setdefault((model, version), {})
+        known = runs.get(len(images), Runs())
+        runs[len(images)] = Runs(known.count + 1, known.seconds + len(images) * content.get("image_ms", 1.0) / 1000)
+        return probabilities(content, images)
+
+    def batches(self, model: str, version: int) -> dict[int, Runs]:
+        self._check()
+        assert self.loaded[model][0] == version
+        return dict(self.runs.get((model, version), {}))
 
     def _check(self) -> None:
         if self.down:

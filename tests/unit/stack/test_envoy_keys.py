@@ -15,6 +15,7 @@ from visionloop.stack.service import Context, Launch
 PORTS = {
     "envoy.http": 1,
     "envoy.admin": 2,
+    "envoy.metrics": 4,
     **{f"triton-{lane}.{kind}": 3 for lane in ("stable", "canary") for kind in ("grpc", "http", "metrics")},
 }
 

@@ -11,6 +11,7 @@ from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.checks import check_sound, check_speed, smoke
+from visionloop.stages.release.costs import measure_cost
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stores import Stores
@@ -37,10 +38,13 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
     try:
         load(stores.canary, project, rollout.candidate, stores)
         _check_speed(rollout)
+        cost = state.cost or measure_cost(rollout)
     except ModelRefused as error:
         return rollout.end("rejected", str(error))
+    if state.phase != "preflight":
+        return state
     shadows = rollout.serving() and project.release.shadow_images
-    return rollout.advance(phase="shadow" if shadows else "canary") if state.phase == "preflight" else state
+    return rollout.advance(phase="shadow" if shadows else "canary", cost=cost)
 
 
 def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from visionloop.errors import StageError
 from visionloop.project import Project
-from visionloop.records import Frozen, Order, Release, RolloutState
+from visionloop.records import Cost, Frozen, Order, Release, RolloutState
 from visionloop.serving.rollout import measure
 from visionloop.stages.release.rollout import STATE, last_release, running
 from visionloop.stores import Stores
@@ -37,6 +37,8 @@ class Status(Frozen):
     """The version that is being released, None when nothing is in progress."""
     state: RolloutState
     findings: list[Finding]
+    cost: Cost | None
+    """Of the version that is being released, else of the one that serves; None: it was not measured (yet)."""
 
     @property
     def paused(self) -> bool:
@@ -67,6 +69,7 @@ def status(project: Project, stores: Stores) -> Status:
         version=rollout.candidate.version if rollout else None,
         state=state,
         findings=findings,
+        cost=state.cost if rollout else serving.cost if serving else None,
     )
 
 

@@ -111,6 +111,7 @@ class Rollout:
                 version=self.candidate.version,
                 model_sha256=self.candidate.model_sha256,
                 previous_version=serving.version if serving else None,
+                cost=state.cost,
                 shadow=state.shadow,
                 steps=state.steps,
                 orders=state.orders,
