@@ -113,6 +113,7 @@ class Rollout:
                 previous_version=serving.version if serving else None,
                 shadow=state.shadow,
                 steps=state.steps,
+                memory=state.memory,
                 orders=state.orders,
                 outcome=outcome,
                 reason=reason,
