@@ -101,7 +101,7 @@ def complaint(lane: str, ctx: Context, leader: Identity) -> str | None:
         children = psutil.Process(leader.pid).children()
     except psutil.NoSuchProcess:
         return None
-    dead = [child.pid for child in children if _is_dead_stub(child)]
+    dead = [child.pid for child in children if is_dead_stub(child)]
     return f"a model's process died (pid {dead[0]})" if dead else None
 
 
@@ -116,7 +116,8 @@ def shared_prefix(lane: str, ctx: Context) -> str:
     return f"visionloop-{hashlib.sha256(str(ctx.home).encode()).hexdigest()[:8]}-{lane}-"
 
 
-def _is_dead_stub(child: psutil.Process) -> bool:
+def is_dead_stub(child: psutil.Process) -> bool:
+    """Is it a model's process that ended, and that Triton has not collected?"""
     try:
         return child.status() == psutil.STATUS_ZOMBIE and child.name().startswith(STUB)
     except psutil.Error:

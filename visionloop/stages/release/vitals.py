@@ -48,7 +48,7 @@ class Vitals:
         found = self.look()
         if found or not answered or self._lane.ready():
             return found
-        return f"the canary's server ended while the candidate answered: {error}"
+        return f"the canary's server died while the candidate answered: {error}"
 
     def _read(self) -> None:
         try:
