@@ -2,9 +2,9 @@
 
 A leak is growth that stays and goes on. Each reading counts as the lowest of itself and all later ones, so that what
 comes back is no growth, and the two largest steps upwards are forgiven: an arena that doubled, a burst of traffic, a
-neighbour that was loaded. Memory that moves within a band no wider than `max_memory_growth_mib`, with up to two jumps
-of any size, is therefore never called a leak, however often it is read; one that grows evenly is, as soon as what was
-kept comes to more than that.
+neighbour that was loaded. So memory that moves within a band no wider than `max_memory_growth_mib` is never called a
+leak, nor with two jumps of any size where the band is a third of that, however often it is read; memory that grows
+evenly is, as soon as what it kept comes to more.
 """
 
 from collections.abc import Sequence

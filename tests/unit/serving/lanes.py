@@ -344,4 +344,5 @@ class World:
             self.routes.errors[lane.name] += 1
             return self.broken[lane.name]
         version, model = lane.loaded[asked.model]
+        lane.asked[asked.model] += 1
         return Said(lane.name, version, probabilities(model, asked.images))
