@@ -48,8 +48,11 @@ def _replay(rollout: Rollout, vitals: Vitals) -> tuple[ShadowEvidence, str | Non
             fault = _ask(rollout, vitals, answered, images[part], before[part])
             if fault:
                 return answered.evidence(), fault
+        fault = vitals.look()
+        if fault:
+            return answered.evidence(), fault
     seen = answered.evidence()
-    return seen, judge(seen, project.release) or vitals.look()
+    return seen, judge(seen, project.release)
 
 
 def _ask(rollout: Rollout, vitals: Vitals, answered: "_Answered", images: Pixels, before: Matrix) -> str | None:
