@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 LaneName = Literal["stable", "canary"]
 DEADLINE_SECONDS = 10.0
 LOAD_SECONDS = 120.0
-READ_SECONDS = 1.0
-"""A lane that does not tell its memory by then is asked another time."""
 UNLOAD_SECONDS = 15.0
 """With a dead model process an unload never ends."""
 CHANNEL = [
@@ -128,17 +126,17 @@ class Lane:
             for line in answer.model_stats
         }
 
-    def memory(self, model: str, *, version: int) -> MemoryReading:
+    def memory(self, model: str, *, version: int, deadline_seconds: float = DEADLINE_SECONDS) -> MemoryReading:
         """What the server and this model hold resident now, read where the lane runs; also before it is loaded."""
         try:
-            server, own, processes = self._gauged(model, version)
+            server, own, processes = self._gauged(model, version, deadline_seconds)
         except ModelRefused as error:
             if "unknown model" not in str(error):
                 raise
             with self._speaking(gauge.NAME):
                 files = {gauge.FILE: gauge.source()}
                 self._client.load_model(gauge.NAME, config=gauge.config(), files=files, client_timeout=LOAD_SECONDS)
-            server, own, processes = self._gauged(model, version)
+            server, own, processes = self._gauged(model, version, deadline_seconds)
         done = self.statistics(model).get(version)
         return MemoryReading(
             requests=done.requests + done.failures if done else 0,
@@ -147,13 +145,13 @@ class Lane:
             processes=processes,
         )
 
-    def _gauged(self, model: str, version: int) -> list[int]:
+    def _gauged(self, model: str, version: int, deadline_seconds: float) -> list[int]:
         from tritonclient.grpc import InferInput
 
         asked = InferInput(gauge.QUESTION, [2], "BYTES")
         asked.set_data_from_numpy(np.array([model.encode(), str(version).encode()], np.object_))
         with self._speaking(gauge.NAME):
-            answer = self._client.infer(gauge.NAME, [asked], client_timeout=READ_SECONDS)
+            answer = self._client.infer(gauge.NAME, [asked], client_timeout=deadline_seconds)
         return [int(figure) for figure in answer.as_numpy(gauge.ANSWER)]
 
     @cached_property

@@ -110,7 +110,7 @@ class FakeLane:
     def ready(self) -> bool:
         return not self.down
 
-    def memory(self, model: str, *, version: int) -> MemoryReading:
+    def memory(self, model: str, *, version: int, deadline_seconds: float = 10.0) -> MemoryReading:
         """40 MiB for the server, and 60 for a model that is loaded, as its content says."""
         self._check()
         processes = int(model in self.loaded and not self.dead)

@@ -430,6 +430,39 @@ def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
     check(world, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (None, 20.0),
+        (StoreError("Triton of the canary lane at nowhere: late"), 4.0),
+        (ModelRefused("Triton of the canary lane refused p: out of luck"), 0.0),
+    ],
+)
+def test_a_canary_that_is_passed_by_is_waited_for_as_it_answers(
+    world: World, error: Exception | None, longest: float
+) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    waited: list[float] = []
+
+    def wait_healthy(model: str, lane: str, *, seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    def infer(*arguments: object, **options: object) -> None:
+        if error:
+            raise error
+
+    world.routes.wait_healthy = wait_healthy  # type: ignore[method-assign]
+    world.canary.infer = infer  # type: ignore[method-assign, assignment]
+    done = release.canary(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert done.reason == "at 50 %: the canary lane fails the endpoint's checks" + (f": {error}" if error else "")
+    assert waited[0] == 0
+    assert longest - 1 < waited[1] <= longest or waited[1] == longest
+
+
 def test_a_canary_whose_memory_grows_with_its_requests_is_rolled_back(tmp_path: Path) -> None:
     with World(tmp_path, project=PROJECT.replace("step_requests: 20", "step_requests: 200")).serving() as world:
         world.release(1)

@@ -27,9 +27,11 @@ LOOK_PROBES = 100
 """Answers of the canary between two looks at the evidence."""
 TIMED_PROBES = 60
 ANSWER_SECONDS = 2.0
+READING_SECONDS = 0.5
 PASSED_BY_SECONDS = 20.0
+"""A canary that answers when asked directly is given so long to be found well by the endpoint too."""
 WELL_SECONDS = 4.0
-"""A canary that the endpoint passes by mostly comes back within this: it is checked every second."""
+"""One that does not answer in time has so long: the endpoint checks it every second."""
 WATCH_SECONDS = 1.0
 """How often a paused canary is looked at."""
 SPEAK_EVERY_SECONDS = 60.0
@@ -68,7 +70,7 @@ class _Look:
         self._policy = rollout.project.release
         self._spoke = 0.0
         self._silence = ""
-        self.vitals = Vitals(rollout)
+        self.vitals = Vitals(rollout, patience_seconds=READING_SECONDS)
 
     def probe(self, step: CanaryStep, *, slow_ms: float | None) -> CanaryStep:
         """The step with the evidence of some more probes; failed when the canary does not answer them."""
@@ -113,24 +115,25 @@ class _Look:
             log.info("canary of %s: %s", self._name, text)
 
     def _is_well(self) -> bool:
-        """Does the endpoint send requests to the canary? One that it passes by for long is asked directly, past it."""
+        """Does the endpoint send requests to the canary? One that it passes by is asked directly, past it."""
         if self.vitals.look():
             return False
-        if self._routes.wait_healthy(self._name, "canary", seconds=WELL_SECONDS):
+        if self._routes.wait_healthy(self._name, "canary", seconds=0):
             return True
-        if not self._answers():
-            return False
-        log.warning("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
-        return self._routes.wait_healthy(self._name, "canary", seconds=PASSED_BY_SECONDS)
+        began = time.monotonic()
+        patience = self._patience_seconds()
+        return self._routes.wait_healthy(self._name, "canary", seconds=max(0.0, began + patience - time.monotonic()))
 
-    def _answers(self) -> bool:
+    def _patience_seconds(self) -> float:
+        """How long it is waited for, from now on: none where the model itself fails."""
         version, image = self._rollout.candidate.version, self._goldens["canary"].images[:1]
         try:
             self._rollout.stores.canary.infer(self._name, image, version=version, deadline_seconds=ANSWER_SECONDS)
         except (StoreError, ModelRefused) as error:
             self._silence = f": {error}"
-            return False
-        return True
+            return WELL_SECONDS if isinstance(error, StoreError) else 0.0
+        log.info("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
+        return PASSED_BY_SECONDS
 
     def _is_hopeless(self, before: dict[str, LaneCount], faults: int) -> bool:
         """Also for errors that nobody saw, since the stable lane answered instead."""

@@ -11,14 +11,16 @@ from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
 
-ANOTHER_TIME_SECONDS = 5.0
-"""A frozen server makes each question wait: one that did not tell is left alone for so long."""
+PATIENCE_SECONDS = 5.0
+LEFT_ALONE = 20
+"""A frozen server makes each question wait: one that did not tell is left alone for so many times as long."""
 
 
 class Vitals:
     """Readings since the candidate was loaded, some of them perhaps by a process before this one."""
 
-    def __init__(self, rollout: Rollout) -> None:
+    def __init__(self, rollout: Rollout, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
         self._lane, self._version = rollout.stores.canary, rollout.candidate.version
         self._name, self._policy = rollout.project.name, rollout.project.release
         self.readings: list[MemoryReading] = list(rollout.state().memory)
@@ -28,7 +30,7 @@ class Vitals:
     def begin(self) -> None:
         """Read the lane before the candidate is loaded. Raises StageError where its memory cannot be read."""
         try:
-            self.readings = [self._lane.memory(self._name, version=self._version)]
+            self.readings = [self._ask()]
         except ModelRefused as error:
             reason = f"the canary lane's memory cannot be read, which takes Triton's python backend: {error}"
             raise StageError(reason) from error
@@ -51,8 +53,13 @@ class Vitals:
         return f"the canary's server died while the candidate answered: {error}"
 
     def _read(self) -> None:
+        began = time.monotonic()
         try:
-            self.readings = keep(self.readings, self._lane.memory(self._name, version=self._version))
+            self.readings = keep(self.readings, self._ask())
         except (StoreError, ModelRefused) as error:
-            self._not_before = time.monotonic() + ANOTHER_TIME_SECONDS
+            now = time.monotonic()
+            self._not_before = now + LEFT_ALONE * (now - began)
             log.warning("the canary lane's memory was not read: %s", error)
+
+    def _ask(self) -> MemoryReading:
+        return self._lane.memory(self._name, version=self._version, deadline_seconds=self._patience_seconds)
