@@ -262,7 +262,7 @@ class Release(Section):
     max_latency_ratio: float = Field(2.0, gt=1.0)
     """A request is slow when it takes longer than this times the stable lane's p95."""
     max_memory_mib: int = Field(2_048, ge=1)
-    """MiB that the candidate may add to its lane, loaded and answering batches of the largest size."""
+    """MiB that the candidate may add to its lane, loaded and answering requests of the largest size."""
     max_memory_growth_mib: int = Field(32, ge=1)
     """MiB by which its memory may go on growing while it answers; more is a leak."""
     max_slow_share: Share = 0.05

@@ -8,6 +8,7 @@ import numpy as np
 
 from visionloop.errors import StoreError
 from visionloop.project import Project
+from visionloop.serving.client.model import of_project
 from visionloop.serving.golden import Golden, extremes, unsound
 from visionloop.serving.memory import needed_mib
 from visionloop.serving.rollout import too_slow
@@ -83,8 +84,8 @@ def check_speed(lanes: Mapping[Lane, int], project: Project, golden: Golden) -> 
 
 
 def check_endurance(lane: Lane, project: Project, version: int, golden: Golden, vitals: Vitals) -> None:
-    """Ask for many of the largest batches. Raises ModelRefused for too much memory, a leak, or a server that dies."""
-    images = np.resize(golden.images, (project.serving.max_batch_size, *golden.images.shape[1:]))
+    """Send many of the largest requests. Raises ModelRefused for too much memory, a leak, or a server that dies."""
+    images = np.resize(golden.images, (of_project(project).images_per_request, *golden.images.shape[1:]))
     until = time.monotonic() + ENDURED_SECONDS
     for number in range(1, ENDURED_BATCHES + 1):
         try:
