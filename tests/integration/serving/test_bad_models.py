@@ -134,7 +134,10 @@ class Supervised:
     def has_work(self) -> bool:
         """Is there a dead process, or a lane on its way up?"""
         process = self._servers.processes.get("canary")
-        return process is None or any(map(is_dead_stub, psutil.Process(process.pid).children()))
+        try:
+            return process is None or any(map(is_dead_stub, psutil.Process(process.pid).children()))
+        except psutil.NoSuchProcess:
+            return True
 
     def _watch(self) -> None:
         complained = 0
