@@ -272,6 +272,10 @@ class Release(Section):
     """Share of answers that may differ from those recorded offline for the lane's own model."""
     max_latency_ratio: float = Field(2.0, gt=1.0)
     """A request is slow when it takes longer than this times the stable lane's p95."""
+    max_memory_mib: int = Field(2_048, ge=1)
+    """MiB that the candidate may add to its lane, loaded and answering requests of the largest size."""
+    max_memory_growth_mib: int = Field(32, ge=1)
+    """MiB by which its memory may go on growing while it answers; more is a leak."""
     max_slow_share: Share = 0.05
     """How much larger the share of slow requests may be in the canary than in the stable lane."""
     false_alarm_rate: float = Field(0.05, gt=0.0, lt=1.0)

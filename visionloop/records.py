@@ -170,6 +170,8 @@ class ScenarioResult(Frozen):
     """Challenger minus champion on the same samples (paired)."""
     outcome: Literal["passed", "failed", "too_few"]
     samples_needed: int = 0
+    worst_class: str | None = None
+    """The class whose recall the challenger's `worst_class_recall` is."""
 
 
 class Evaluation(Record):
@@ -326,6 +328,8 @@ class LaneEvidence(Frozen):
     """Of its requests, those that the loop sent itself: their answers are known offline."""
     disagreements: int = 0
     """Probes whose answers differ from the ones recorded offline for that lane's model."""
+    not_finite: int = 0
+    """Errors that the endpoint took for answers: probes answered with NaN or infinity."""
     slow: int = 0
     """Probes that took longer than the rollout's `slow_ms`."""
     latency_p50_ms: float = 0.0
@@ -351,6 +355,8 @@ class ShadowEvidence(Frozen):
     images: int
     failed: int
     """Images without an answer, or with one that is no probabilities."""
+    not_finite: int = 0
+    """Of those, answered with NaN or infinity."""
     compared: int
     """Images with a sound answer of both."""
     changed: int
@@ -385,6 +391,19 @@ class Cost(Frozen):
         return self.seconds_per_1000 / champion if champion else None
 
 
+class MemoryReading(Frozen):
+    """What the canary lane held in memory at one moment of a release."""
+
+    requests: int
+    """That the candidate had answered or failed since it was loaded, live ones and the loop's own."""
+    server_bytes: int
+    """Resident, of the server's process."""
+    model_bytes: int
+    """Resident, of the processes that serve this model alone; 0 where the server's own process does."""
+    processes: int
+    """How many these are."""
+
+
 class Order(Frozen):
     """What somebody wants of the release in progress."""
 
@@ -411,6 +430,8 @@ class Release(Record):
     """None: it was not measured, as in records from before there were costs."""
     shadow: ShadowEvidence | None = None
     steps: list[CanaryStep]
+    memory: list[MemoryReading] = []
+    """The first one before the candidate was loaded, the second right after, the others while it answered."""
     orders: list[Order] = []
     """What people asked of it on its way."""
     outcome: Literal["promoted", "rolled_back", "rejected"]
@@ -494,6 +515,8 @@ class RolloutState(Frozen):
     cost: Cost | None = None
     shadow: ShadowEvidence | None = None
     steps: list[CanaryStep] = []
+    memory: list[MemoryReading] = []
+    """As in the release's record."""
     orders: list[Order] = []
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 

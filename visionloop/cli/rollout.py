@@ -9,6 +9,7 @@ from rich.table import Table
 
 from visionloop.project import Project, load_project, project_file
 from visionloop.serving.cost import told
+from visionloop.serving.memory import needed_mib
 from visionloop.settings import load_settings
 from visionloop.stages.release import RollbackInputs, Status
 from visionloop.stores import Stores
@@ -107,6 +108,9 @@ def _show(found: Status) -> None:
         seen = f"{one.canary[0]} of {one.canary[1]}"
         table.add_row(one.name, seen, beside, f"{one.allowed:.1%} more", f"{low:.2%} to {high:.2%}", one.finding)
     Console().print(table)
+    if len(found.state.memory) > 1:
+        last = found.state.memory[-1]
+        typer.echo(f"memory: {needed_mib(found.state.memory):.0f} MiB at most, after {last.requests} requests")
     for order in found.state.orders:
         typer.echo(f"{order.at:%H:%M:%S} UTC: {order.verb} by {order.by}: {order.reason}")
 

@@ -74,13 +74,17 @@ def _line(result: ScenarioResult) -> str:
     if result.outcome == "too_few":
         return f"{name} has too few samples: {figure.n}, {result.samples_needed} needed"
     if result.bar_kind == "at_least" and result.bar is not None:
-        return f"{name} failed: {result.metric} {figure.value:.4f}, at least {result.bar:.4f} asked"
+        return f"{name} failed: {_metric(result)} {figure.value:.4f}, at least {result.bar:.4f} asked"
     assert result.difference is not None
     change = result.difference
     return (
-        f"{name} failed: {result.metric} {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] against the "
+        f"{name} failed: {_metric(result)} {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}] against the "
         f"champion, at most {result.margin:.4f} may be lost"
     )
+
+
+def _metric(result: ScenarioResult) -> str:
+    return f"{result.metric} ({result.worst_class})" if result.worst_class else result.metric
 
 
 def _summary(evaluation: Evaluation) -> str:

@@ -78,7 +78,19 @@ def _judge(scenario: Scenario, contest: Contest) -> list[ScenarioResult]:
     mine, theirs = challenger[chosen], None if champion is None else champion[chosen]
     figures = _figures(scenario, targets, mine, theirs, contest.seed)
     bars = _bars(scenario, has_champion=theirs is not None)
-    return [_result(scenario, bar_kind, bar, figures) for bar_kind, bar in bars]
+    worst = _worst_class(scenario, contest.samples, chosen, mine)
+    results = [_result(scenario, bar_kind, bar, figures) for bar_kind, bar in bars]
+    return [result.model_copy(update={"worst_class": worst}) for result in results]
+
+
+def _worst_class(scenario: Scenario, samples: TestSamples, chosen: NDArray[np.bool_], answered: Classes) -> str | None:
+    """The name of the class with the smallest recall, where that is what the scenario measures."""
+    if scenario.metric != "worst_class_recall" or not len(answered):
+        return None
+    targets = samples.targets[chosen]
+    recalls = [(float((answered[targets == one] == one).mean()), int(one)) for one in np.unique(targets)]
+    number = min(recalls)[1]
+    return str(samples.columns["label"][chosen][targets == number][0])
 
 
 @dataclass(frozen=True)

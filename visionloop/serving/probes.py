@@ -35,7 +35,14 @@ class Tally:
     probes: int = 0
     errors: int = 0
     disagreements: int = 0
+    not_finite: int = 0
+    """Probes answered with NaN or infinity, which are faults beside the errors."""
     latencies_ms: list[float] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        """What counts against the lane's requests."""
+        return self.errors + self.not_finite
 
     def percentile_ms(self, q: float) -> float:
         """0 where nothing was answered."""
@@ -54,7 +61,7 @@ def send_probes(
     """Send until the canary answered `wanted` probes, at most `most`; returns a tally per lane.
 
     Which lane will answer is not known before, so each probe carries one image of every lane's own golden samples,
-    and the answer is held against those of the lane that answered. `give_up(errors)` ends it early; an error whose
+    and the answer is held against those of the lane that answered. `give_up(faults)` ends it early; an error whose
     lane is not known counts against the canary. Where the canary answers nothing, the endpoint may be passing it by
     for some seconds: `is_well()` waits for its return, or says no, which ends it too.
     """
@@ -62,7 +69,7 @@ def send_probes(
     probe = _Probe(client, goldens, tallies)
     sent, spoke = 0, time.monotonic()
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="probe") as pool:
-        while sent < most and tallies["canary"].probes < wanted and not give_up(tallies["canary"].errors):
+        while sent < most and tallies["canary"].probes < wanted and not give_up(tallies["canary"].faults):
             count, before = min(CHUNK, most - sent), tallies["canary"].probes
             list(pool.map(probe.send, range(sent, sent + count)))
             sent += count
@@ -102,11 +109,13 @@ class _Probe:
                 self._tallies[error.lane if error.lane in self._tallies else "canary"].errors += 1
             return
         lane = answers[0].lane
+        sick = not all(np.isfinite(answer.probabilities).all() for answer in answers)
         wrong = lane in self._goldens and self._goldens[lane].disagrees(
             indexes[lane], answers[self._places[lane]].probabilities
         )
         with self._lock:
             tally = self._tallies[lane]
             tally.probes += 1
-            tally.disagreements += wrong
+            tally.not_finite += sick
+            tally.disagreements += wrong and not sick
             tally.latencies_ms.append(answers[0].latency_ms)

@@ -3,6 +3,8 @@
 Pure: answers in, evidence and verdict out. Nothing of it reaches a client.
 """
 
+import numpy as np
+
 from visionloop.project import Release as Policy
 from visionloop.records import ShadowEvidence
 from visionloop.serving.captured import Matrix
@@ -23,6 +25,7 @@ def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0) -> Sh
         source="replayed" if len(candidate) + failed else "none",
         images=len(candidate) + failed,
         failed=failed + int(sick.sum()),
+        not_finite=int((~np.isfinite(candidate).all(axis=1)).sum()),
         compared=int(both.sum()),
         changed=int(changed.sum()),
         unsure=int((candidate[both].max(axis=1) < UNSURE).sum()),
@@ -35,7 +38,8 @@ def judge(seen: ShadowEvidence, policy: Policy) -> str | None:
     text = f"of {seen.images} captured images the candidate"
     answered = Rate(seen.failed, seen.images)
     if held_against(answered, None, policy.max_error_rate, policy) == "worse":
-        return f"{text} has no sound answer to {seen.failed}, allowed {policy.max_error_rate:.1%}"
+        share = f" ({seen.not_finite} with NaN or infinity)" if seen.not_finite else ""
+        return f"{text} has no sound answer to {seen.failed}{share}, allowed {policy.max_error_rate:.1%}"
     if held_against(Rate(seen.changed, seen.compared), None, policy.max_changed, policy) == "worse":
         return f"{text} answers {seen.changed} with another label than the champion, allowed {policy.max_changed:.1%}"
     unsure, before = Rate(seen.unsure, seen.compared), Rate(seen.champion_unsure, seen.compared)

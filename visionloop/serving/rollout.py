@@ -4,7 +4,8 @@ Three rates are held against what the policy allows: requests that failed, answe
 offline, probes that were slow. Each is tested on all evidence since the canary began (`sequential`), so that looking
 after every few requests costs no false alarm: a canary that is as good as allowed is rolled back with probability at
 most `false_alarm_rate` (shared out among the three), one that is worse in any of them is promoted with probability at
-most `miss_rate`. What cannot be told apart after `max_probes` is rolled back.
+most `miss_rate`. What cannot be told apart after `max_probes` is rolled back. An answer of NaN is a failed request. A
+server process that died, memory above its bound and a leak (`memory`) end it at once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from typing import Literal
 
 from visionloop.project import Release as Policy
 from visionloop.records import CanaryStep, LaneEvidence, LaneName, RolloutState
+from visionloop.serving.memory import died, ill
 from visionloop.serving.sequential import Finding, Rate, compare
 
 LATENCY_NOISE_MS = 20.0
@@ -54,8 +56,9 @@ def decide(state: RolloutState, percents: Sequence[int], policy: Policy) -> Move
     steps = state.steps
     percent = steps[-1].canary_percent if steps else 0
     found = measure(steps, policy)
-    fault = next((one.reason for one in found if one.finding == "worse"), None)
+    fault = died(state.memory) or next((one.reason for one in found if one.finding == "worse"), None)
     fault = fault or next((step.reason for step in steps if step.outcome == "failed"), None)
+    fault = fault or ill(state.memory, policy)
     if fault:
         return Move("roll_back", percent, fault)
     order = state.orders[-1] if state.orders else None
@@ -76,7 +79,7 @@ def measure(steps: Sequence[CanaryStep], policy: Policy) -> list[Measured]:
     beside = bool(stable.requests)
     return [
         _tested(
-            "requests failed",
+            f"requests failed ({canary.not_finite} with NaN or infinity)" if canary.not_finite else "requests failed",
             _rate(canary.errors, canary.requests),
             _rate(stable.errors, stable.requests) if beside else None,
             policy.max_error_rate,
@@ -118,6 +121,7 @@ def add(before: LaneEvidence, seen: LaneEvidence) -> LaneEvidence:
         errors=before.errors + seen.errors,
         probes=before.probes + seen.probes,
         disagreements=before.disagreements + seen.disagreements,
+        not_finite=before.not_finite + seen.not_finite,
         slow=before.slow + seen.slow,
         latency_p50_ms=newer.latency_p50_ms,
         latency_p95_ms=newer.latency_p95_ms,

@@ -102,7 +102,7 @@ def complaint(lane: str, ctx: Context, leader: Identity) -> str | None:
         children = psutil.Process(leader.pid).children()
     except psutil.NoSuchProcess:
         return None
-    dead = [child.pid for child in children if _is_dead_stub(child)]
+    dead = [child.pid for child in children if is_dead_stub(child)]
     return f"a model's process died (pid {dead[0]})" if dead else None
 
 
@@ -126,7 +126,8 @@ def _trace_flags(lane: str, ctx: Context) -> list[str]:
         raise StackError(f"VISIONLOOP_TRACES_URL: {error}") from None
 
 
-def _is_dead_stub(child: psutil.Process) -> bool:
+def is_dead_stub(child: psutil.Process) -> bool:
+    """Is it a model's process that ended, and that Triton has not collected?"""
     try:
         return child.status() == psutil.STATUS_ZOMBIE and child.name().startswith(STUB)
     except psutil.Error:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from visionloop.errors import StageError, StoreError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
+from visionloop.records import MemoryReading
+from visionloop.serving import gauge
 from visionloop.serving.cost import Runs
 from visionloop.serving.repository import Entry, entry
 from visionloop.settings import Settings
@@ -137,6 +139,34 @@ class Lane:
             for line in answer.model_stats
             for one in line.batch_stats
         }
+
+    def memory(self, model: str, *, version: int, deadline_seconds: float = DEADLINE_SECONDS) -> MemoryReading:
+        """What the server and this model hold resident now, read where the lane runs; also before it is loaded."""
+        try:
+            server, own, processes = self._gauged(model, version, deadline_seconds)
+        except ModelRefused as error:
+            if "unknown model" not in str(error):
+                raise
+            with self._speaking(gauge.NAME):
+                files = {gauge.FILE: gauge.source()}
+                self._client.load_model(gauge.NAME, config=gauge.config(), files=files, client_timeout=LOAD_SECONDS)
+            server, own, processes = self._gauged(model, version, deadline_seconds)
+        done = self.statistics(model).get(version)
+        return MemoryReading(
+            requests=done.requests + done.failures if done else 0,
+            server_bytes=server,
+            model_bytes=own,
+            processes=processes,
+        )
+
+    def _gauged(self, model: str, version: int, deadline_seconds: float) -> list[int]:
+        from tritonclient.grpc import InferInput
+
+        asked = InferInput(gauge.QUESTION, [2], "BYTES")
+        asked.set_data_from_numpy(np.array([model.encode(), str(version).encode()], np.object_))
+        with self._speaking(gauge.NAME):
+            answer = self._client.infer(gauge.NAME, [asked], client_timeout=deadline_seconds)
+        return [int(figure) for figure in answer.as_numpy(gauge.ANSWER)]
 
     @cached_property
     def _client(self) -> "InferenceServerClient":

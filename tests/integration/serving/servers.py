@@ -26,10 +26,10 @@ LANES = ("stable", "canary")
 
 
 class Servers:
-    """The serving half of the stack below one folder."""
+    """The serving half of the stack below one folder; `backend` wraps the shipped one, which it finds beside itself."""
 
-    def __init__(self, folder: Path, *, traces_url: str | None = None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, traces_url: str | None = None, backend: Path | None = None) -> None:
+        self.folder, self._backend = folder, backend
         names = [f"{lane}_{kind}" for lane in LANES for kind in ("http", "grpc", "metrics")]
         self.ports = free_ports([*names, "listener", "admin", "envoy_metrics", "capture_http", "capture_grpc"])
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -65,11 +65,15 @@ class Servers:
 
     def link_backends(self) -> None:
         """What the lanes run."""
-        for name, source in (
-            ("python", TRITON / "pytriton/tritonserver/backends/python"),
-            ("onnxruntime", REPO / "model_repository/backends/onnxruntime"),
-        ):
-            link = self.folder / "backends" / name
+        backends, shipped = self.folder / "backends", REPO / "model_repository/backends/onnxruntime"
+        links = {backends / "python": TRITON / "pytriton/tritonserver/backends/python"}
+        if self._backend:
+            (backends / "onnxruntime").mkdir(exist_ok=True)
+            links[backends / "onnxruntime/model.py"] = self._backend / "model.py"
+            links[backends / "onnxruntime/shipped"] = shipped
+        else:
+            links[backends / "onnxruntime"] = shipped
+        for link, source in links.items():
             if not link.is_symlink():
                 link.symlink_to(source)
 
@@ -180,9 +184,9 @@ def free_ports(names: list[str]) -> dict[str, int]:
 
 
 @contextmanager
-def running(folder: Path, *, traces_url: str | None = None) -> Iterator[Servers]:
+def running(folder: Path, *, traces_url: str | None = None, backend: Path | None = None) -> Iterator[Servers]:
     """The servers, ended at the end."""
-    servers = Servers(folder, traces_url=traces_url)
+    servers = Servers(folder, traces_url=traces_url, backend=backend)
     try:
         servers.start()
         yield servers

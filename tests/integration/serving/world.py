@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from visionloop import layout
 from visionloop.errors import VisionLoopError
 from visionloop.packaging.signing import sign
@@ -66,14 +68,15 @@ class World:
         key: str | None = None,
         corrupt: bool = False,
         wrong_golden: bool = False,
+        golden_images: np.ndarray | None = None,
         training_run: str = "none",
         **model,
     ) -> str:
-        """Package a tiny model; returns the record's URI."""
+        """Package a tiny model; returns the record's URI. `golden_images`: others than of all brightnesses."""
         name, objects = self.project.name, self.stores.objects
         path = tiny.tiny_onnx(self.servers.folder / f"{name}-v{version}.onnx", **model)
         shown = tiny.tiny_onnx(self.servers.folder / "other.onnx", flipped=True) if wrong_golden else path
-        golden = tiny.golden_npz(shown, tiny.images(40, seed=version))
+        golden = tiny.golden_npz(shown, tiny.images(40, seed=version) if golden_images is None else golden_images)
         data = b"this is no model" if corrupt else path.read_bytes()
         files = {"model.onnx": data, "config.pbtxt": render(self.project, version).encode(), "golden.npz": golden}
         key = key or f"v{version}"
@@ -131,13 +134,15 @@ class World:
 
 
 class Traffic:
-    """Requests without a pause while something else happens; a context manager. Failures are kept.
+    """Requests while something else happens; a context manager. Failures are kept, and what each lane answered.
 
-    A request is not sent again when it fails, so that none stays unseen.
+    `pause_seconds` between two requests.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, batch: np.ndarray | None = None, pause_seconds: float = 0.0) -> None:
         self._world = world
+        self._batch = tiny.images(3, seed=9) if batch is None else batch
+        self._pause_seconds = pause_seconds
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
         self.seen: Counter = Counter()
@@ -145,6 +150,8 @@ class Traffic:
         self.failures: list[str] = []
         self.failed_at: list[float] = []
         """By the monotonic clock."""
+        self.answers: dict[str, list[np.ndarray]] = {"stable": [], "canary": []}
+        """Lane -> probabilities [N,K] of each request."""
 
     def __enter__(self) -> "Traffic":
         self._thread.start()
@@ -160,17 +167,18 @@ class Traffic:
         return taken
 
     def _send(self) -> None:
-        batch = tiny.images(3, seed=9)
         with Client(self._world.servers.settings.endpoint_url, self._world.project, most_tries=1) as client:
             while not self._end.is_set():
                 try:
-                    answer = client.predict(batch)[0]
-                    self.seen[answer.lane, answer.version] += 1
-                    self._new.add((answer.lane, answer.version))
+                    found = client.predict(self._batch)
+                    self.seen[found[0].lane, found[0].version] += 1
+                    self._new.add((found[0].lane, found[0].version))
+                    self.answers[found[0].lane].append(np.stack([answer.probabilities for answer in found]))
                 except VisionLoopError as error:
                     self.failures.append(str(error))
                     self.failed_at.append(time.monotonic())
                     time.sleep(0.01)
+                time.sleep(self._pause_seconds)
 
 
 def model_file(servers: Servers, name: str, version: int) -> Path:

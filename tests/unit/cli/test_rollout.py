@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_the_status_shows_the_evidence_and_the_orders(run: Run, world: World) ->
     shown = run("rollout status p").out
     assert shown.startswith("p: version 1 serves; version 2 is in its canary with 0 % of the traffic, paused\n")
     assert "requests failed" in shown
+    assert re.search(r"\nmemory: 60 MiB at most, after 1\d\d requests\n", shown)
     assert ": the line is down\n" in shown
     assert run("rollout resume p --reason", "the line is up").code == 0
     inputs = release.Inputs(candidate=state["candidate"], approval=state["approval"])

@@ -49,6 +49,10 @@ def evaluation(*results: ScenarioResult, champion: str | None = None) -> Evaluat
             "critical scenario night failed: accuracy 0.7912, at least 0.8000 asked",
         ),
         (
+            result("classes", "failed", metric="worst_class_recall", challenger=figure(0.1), worst_class="shirt"),
+            "critical scenario classes failed: worst_class_recall (shirt) 0.1000, at least 0.8000 asked",
+        ),
+        (
             result("night", "too_few", challenger=figure(0.9, n=12), samples_needed=40),
             "critical scenario night has too few samples: 12, 40 needed",
         ),

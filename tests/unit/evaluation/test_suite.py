@@ -33,6 +33,20 @@ def test_too_few_also_where_no_bar_is_asked_or_the_figure_is_bad() -> None:
     assert only(run_suite([scenario(at_least=0.5)], contest(29, wrong=range(29)))).outcome == "too_few"
 
 
+@pytest.mark.parametrize(("wrong", "worst"), [([2, 6, 10], "c2"), ([2, 6, 10, 3, 7, 11, 15], "c3"), ([], "c0")])
+def test_the_class_with_the_smallest_recall_is_named(wrong: list[int], worst: str) -> None:
+    """Of 40 samples, ten of each class; of classes that are equal the first."""
+    found = only(run_suite([scenario(metric="worst_class_recall")], contest(40, wrong=wrong)))
+    assert found.worst_class == worst
+    assert found.challenger.value == pytest.approx(1 - max(len(wrong) - 3, min(len(wrong), 3)) / 10)
+    assert only(run_suite([scenario()], contest(40, wrong=wrong))).worst_class is None
+
+
+def test_in_a_slice_it_is_the_worst_of_the_slice() -> None:
+    sliced = scenario(metric="worst_class_recall", where={"label": "c1"}, min_samples=1)
+    assert only(run_suite([sliced], contest(40, wrong=[2, 6]))).worst_class == "c1"
+
+
 def test_without_a_bar_the_figure_is_only_told() -> None:
     result = only(run_suite([scenario(metric="f1_macro")], contest(wrong=range(100))))
     assert (result.outcome, result.bar_kind, result.bar, result.challenger.value) == ("passed", "none", None, 0.0)

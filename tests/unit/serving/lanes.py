@@ -25,9 +25,10 @@ from visionloop import layout
 from visionloop.errors import StoreError
 from visionloop.packaging.signing import sign
 from visionloop.project import Project, parse_project
-from visionloop.records import Approval, Artifact, Candidate, Parity, Release, record_id
+from visionloop.records import Approval, Artifact, Candidate, MemoryReading, Parity, Release, record_id
 from visionloop.serving.cost import Runs
 from visionloop.serving.lane_stats import LaneCount
+from visionloop.serving.memory import MIB
 from visionloop.serving.repository import MODEL, Entry, entry
 from visionloop.settings import Settings
 from visionloop.stages import approve, release
@@ -68,6 +69,12 @@ class FakeLane:
         self.loaded: dict[str, tuple[int, dict[str, Any]]] = {}
         self.runs: dict[tuple[str, int], dict[int, Runs]] = {}
         self.down = False
+        self.asked: Counter[str] = Counter()
+        """Requests since each model was loaded."""
+        self.leaks_mib = 0
+        """Of a model's own process, with each request."""
+        self.dead = False
+        """The model's own process ended; the server goes on."""
         self.forgets = False
         """Loads without an error and then serves nothing, as Triton with a broken version folder."""
 
@@ -83,6 +90,7 @@ class FakeLane:
             raise ModelRefused(f"Triton of the {self.name} lane refused {model}: broken")
         if version is not None and not self.forgets:
             self.loaded[model] = version, content
+            self.asked[model] = 0
 
     def unload(self, model: str) -> None:
         self._check()
@@ -97,6 +105,9 @@ class FakeLane:
     ) -> NDArray[np.float32]:
         self._check()
         assert self.loaded[model][0] == version
+        self.asked[model] += 1
+        if self.dead:
+            raise ModelRefused(f"Triton of the {self.name} lane refused {model}: Stub process 'p_0_0' is not healthy.")
         content = self.loaded[model][1]
         runs = self.runs.setdefault((model, version), {})
         known = runs.get(len(images), Runs())
@@ -107,6 +118,21 @@ class FakeLane:
         self._check()
         assert self.loaded[model][0] == version
         return dict(self.runs.get((model, version), {}))
+
+    def ready(self) -> bool:
+        return not self.down
+
+    def memory(self, model: str, *, version: int, deadline_seconds: float = 10.0) -> MemoryReading:
+        """40 MiB for the server, and 60 for a model that is loaded, as its content says."""
+        self._check()
+        processes = int(model in self.loaded and not self.dead)
+        mib = self.loaded[model][1].get("mib", 60) + self.leaks_mib * self.asked[model] if processes else 0
+        return MemoryReading(
+            requests=self.asked[model],
+            server_bytes=40 * MIB,
+            model_bytes=int(mib) * MIB,
+            processes=processes,
+        )
 
     def _check(self) -> None:
         if self.down:
@@ -330,4 +356,5 @@ class World:
             self.routes.errors[lane.name] += 1
             return self.broken[lane.name]
         version, model = lane.loaded[asked.model]
+        lane.asked[asked.model] += 1
         return Said(lane.name, version, probabilities(model, asked.images))

@@ -1,6 +1,7 @@
 """Probes: held against the golden samples of the lane that answered, bounded in number, given up when hopeless."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,33 @@ def test_a_canary_with_another_models_answers_disagrees_every_time() -> None:
     )
     assert tallies["canary"].disagreements == tallies["canary"].probes >= 20
     assert tallies["stable"].disagreements == 0
+
+
+def test_an_answer_of_nan_counts_as_a_fault_and_not_as_another_answer() -> None:
+    """Even where only the other lane's image is answered so: clients will send such images too."""
+
+    class Sick(Endpoint):
+        def predict(self, images: np.ndarray, *, probe: bool = False) -> list[Answer]:
+            found = super().predict(images, probe=probe)
+            if found[0].lane == "canary":
+                nan = np.array([np.nan, 1.0], np.float32)
+                answers = [nan if image.mean() == 1 else RIGHT for image in images]
+                found = [replace(one, probabilities=row) for one, row in zip(found, answers, strict=True)]
+            return found
+
+    told = []
+    tallies = send_probes(
+        Sick(),
+        GOLDENS,
+        wanted=100,
+        most=1000,
+        give_up=lambda faults: told.append(faults) or faults > 30,
+        is_well=always,
+    )
+    canary = tallies["canary"]
+    assert canary.not_finite == canary.probes == canary.faults > 30
+    assert (canary.errors, canary.disagreements, tallies["stable"].not_finite) == (0, 0, 0)
+    assert told[-1] == canary.faults
 
 
 def test_at_the_first_release_a_stray_answer_of_the_stable_lane_is_no_fault() -> None:

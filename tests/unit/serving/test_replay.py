@@ -20,7 +20,7 @@ def test_what_is_counted() -> None:
     )
     found = hold_together(champion, candidate, failed=2)
     assert found == ShadowEvidence(
-        source="replayed", images=7, failed=3, compared=4, changed=3, unsure=2, champion_unsure=1
+        source="replayed", images=7, failed=3, not_finite=1, compared=4, changed=3, unsure=2, champion_unsure=1
     )
 
 
@@ -43,6 +43,11 @@ def test_requests_that_all_failed_are_evidence_too() -> None:
     ("well", "unwell", "says"),
     [
         ({"failed": 15}, {"failed": 40}, "has no sound answer to 40, allowed 1.0%"),
+        (
+            {"failed": 15, "not_finite": 15},
+            {"failed": 40, "not_finite": 30},
+            "has no sound answer to 40 (30 with NaN or infinity), allowed 1.0%",
+        ),
         ({"changed": 300}, {"changed": 400}, "answers 400 with another label than the champion, allowed 30.0%"),
         ({"unsure": 150}, {"unsure": 300}, "is unsure of 300, the champion of 50, allowed 10.0% more"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from visionloop.project import Release as Policy
-from visionloop.records import CanaryStep, LaneEvidence, Order, RolloutState
+from visionloop.records import CanaryStep, LaneEvidence, MemoryReading, Order, RolloutState
 from visionloop.serving.rollout import (
     LATENCY_NOISE_MS,
     add,
@@ -132,6 +132,48 @@ def test_a_failed_step_ends_it_with_its_reason() -> None:
     assert (move.kind, move.percent, move.reason) == ("roll_back", 10, "the canary lane fails the endpoint's checks")
 
 
+READINGS = [  # before, loaded, answering
+    MemoryReading(requests=requests, server_bytes=40 << 20, model_bytes=mib << 20, processes=int(mib > 0))
+    for requests, mib in ((0, 0), (10, 60), (20, 60), (30, 60))
+]
+
+
+@pytest.mark.parametrize(
+    ("newest", "kind", "says"),
+    [
+        (READINGS[-1].model_copy(update={"requests": 40}), "promote", ""),
+        (
+            MemoryReading(requests=40, server_bytes=40 << 20, model_bytes=0, processes=0),
+            "roll_back",
+            "the canary's server process died: it had been asked 40 times",
+        ),
+        (
+            READINGS[-1].model_copy(update={"requests": 40, "model_bytes": 3 << 30}),
+            "roll_back",
+            "the candidate needs 3072 MiB in the canary lane (60 MiB once loaded), allowed 2048 MiB",
+        ),
+    ],
+)
+def test_what_its_memory_shows_ends_it(newest: MemoryReading, kind: str, says: str) -> None:
+    well = state(FIRST, step(stable(), canary()))
+    move = decide(well.model_copy(update={"memory": [*READINGS, newest]}), PERCENTS, POLICY)
+    assert move.kind == kind
+    assert says in move.reason
+
+
+def test_a_death_is_said_before_the_failed_requests_that_it_caused() -> None:
+    dead = MemoryReading(requests=40, server_bytes=40 << 20, model_bytes=0, processes=0)
+    ill = state(step(stable(), canary(errors=200))).model_copy(update={"memory": [*READINGS, dead]})
+    assert decide(ill, PERCENTS, POLICY).reason.startswith("the canary's server process died")
+
+
+def test_answers_of_nan_are_failed_requests_and_named() -> None:
+    ill = step(stable(), canary(errors=40, not_finite=35))
+    move = decide(state(ill), PERCENTS, POLICY)
+    assert move.kind == "roll_back"
+    assert "40 of 400 of the canary's requests failed (35 with NaN or infinity), allowed 2.0%" in move.reason
+
+
 def test_without_a_stable_lane_there_is_no_latency_to_compare_with() -> None:
     errors, answers, latency = measure([step(canary(slow=0))], POLICY)
     assert (errors.stable, answers.stable, latency.stable) == (None, None, None)
@@ -170,10 +212,11 @@ def test_no_order_stands_above_a_fault(order: str) -> None:
 
 
 def test_counts_add_up_and_the_newer_latency_stays() -> None:
-    older = canary(errors=1, slow=2, disagreements=3)
+    older = canary(errors=1, slow=2, disagreements=3, not_finite=1)
     newer = canary(latency_p50_ms=7.0, latency_p95_ms=20.0)
     both = add(older, newer)
     assert (both.requests, both.errors, both.probes, both.disagreements, both.slow) == (800, 1, 600, 3, 2)
+    assert add(both, older).not_finite == 2
     assert (both.latency_p50_ms, both.latency_p95_ms) == (7.0, 20.0)
     assert add(older, LaneEvidence(lane="canary")) == older
     assert total([FIRST, FIRST], "stable").requests == 800

@@ -33,6 +33,7 @@ def test_a_triton_that_is_down(port: int) -> None:
         lambda: lane.unload("p"),
         lambda: lane.served("p"),
         lambda: lane.statistics("p"),
+        lambda: lane.memory("p", version=1),
         lambda: lane.infer("p", np.zeros((1, 8, 8, 1), np.uint8), version=1),
     )
     for call in calls:

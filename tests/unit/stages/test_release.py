@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,11 +15,13 @@ from tests.unit.stages.made import signing_keys
 from visionloop import layout
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
 from visionloop.records import Approval, Candidate, Release, RetrainState, RolloutState
+from visionloop.serving.memory import MIB
 from visionloop.stages import release
 from visionloop.stages.release import Inputs, RollbackInputs
 from visionloop.stages.release.rollout import open_rollout
 from visionloop.stores import Stores
 from visionloop.stores.routes import Weights
+from visionloop.stores.triton import ModelRefused
 
 BACK = RollbackInputs(by="sre", reason="complaints since noon")
 FAILING = Failed(grpc.StatusCode.INTERNAL, "Stub process is not healthy", "canary")
@@ -248,6 +251,93 @@ def test_the_newer_version_is_not_replaced_by_an_older_one(world: World) -> None
     check(world, 3)
 
 
+# --- preflight: memory, and a server that does not survive
+
+
+def test_the_memory_of_a_good_candidate_stands_in_its_record(world: World) -> None:
+    done = world.release(1)
+    before, loaded, *answering = done.memory
+    assert (before.processes, before.model_bytes, loaded.model_bytes) == (0, 0, 60 * MIB)
+    assert len(answering) >= 3
+    assert answering[-1].requests > 100
+
+
+@pytest.mark.parametrize(("mib", "outcome"), [(2_048, "promoted"), (2_049, "rejected")])
+def test_a_candidate_that_needs_more_memory_than_allowed_is_refused(world: World, mib: int, outcome: str) -> None:
+    done = world.release(1, mib=mib)
+    assert done.outcome == outcome
+    if outcome == "rejected":
+        says = "after 4 batches of 64: the candidate needs 2049 MiB in the canary lane (2049 MiB once loaded), allowed"
+        assert done.reason.startswith(says)
+        assert done.memory[1].model_bytes == 2_049 * MIB
+        check(world, None)
+
+
+def test_a_candidate_whose_memory_grows_with_its_requests_is_refused(world: World) -> None:
+    world.release(1)
+    world.canary.leaks_mib = 2
+    done = world.go(world.inputs(world.candidate(2)))
+    assert done.outcome == "rejected"
+    assert re.match(
+        r"after 32 batches of 64: memory grew by 56 MiB over 28 requests, from \d+ to \d+ MiB, allowed 32", done.reason
+    )
+    check(world, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("dead", "the canary's server process died: it had been asked {n} times"),
+        ("down", "the canary's server died while the candidate answered: Triton of the canary lane at nowhere: down"),
+    ],
+)
+def test_a_candidate_whose_server_dies_after_100_requests_is_refused(world: World, fault: str, says: str) -> None:
+    world.release(1)
+    strikes_after(world, 100, fault)
+    inputs = world.inputs(world.candidate(2))
+    done = release.preflight(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert done.outcome == "rejected"
+    assert re.fullmatch(r"after \d+ batches of 64: " + says.format(n=101), done.reason)
+    assert (world.stable.served("p"), world.routes.current("p"), world.registry.alias) == (1, Weights(100, 0), 1)
+
+
+def strikes_after(world: World, requests: int, fault: str) -> None:
+    """The canary's model process dies, or its whole server, when so many requests have come."""
+    real = world.canary.infer
+
+    def infer(*arguments: Any, **options: Any) -> Any:
+        if world.canary.asked["p"] >= requests:
+            setattr(world.canary, fault, True)
+        return real(*arguments, **options)
+
+    world.canary.infer = infer  # type: ignore[method-assign]
+
+
+def test_a_failed_request_of_a_server_that_lives_is_told_as_it_is(world: World) -> None:
+    real = world.canary.infer
+
+    def infer(*arguments: Any, **options: Any) -> Any:
+        if world.canary.asked["p"] >= 50:
+            raise ModelRefused("Triton of the canary lane refused p: out of luck")
+        return real(*arguments, **options)
+
+    world.canary.infer = infer  # type: ignore[method-assign]
+    done = world.release(1)
+    assert (done.outcome, done.reason) == ("rejected", "Triton of the canary lane refused p: out of luck")
+
+
+def test_a_lane_whose_memory_cannot_be_read_is_no_verdict(world: World) -> None:
+    def memory(*arguments: object, **options: object) -> None:
+        raise ModelRefused("Triton of the canary lane refused x: unable to find backend 'python'")
+
+    world.canary.memory = memory  # type: ignore[method-assign, assignment]
+    inputs = world.inputs(world.candidate(1))
+    with pytest.raises(StageError, match=r"memory cannot be read, which takes Triton's python backend: .* unable"):
+        release.preflight(world.project, inputs, world.stores)
+    assert world.releases() == []
+
+
 # --- the approval is verified, not believed
 
 
@@ -321,6 +411,7 @@ def test_no_canary_is_compared_with_a_stable_lane_that_does_not_answer(world: Wo
         ("hidden", r"\d+ of \d+ of the canary's requests failed, allowed 20.0%"),
         ("answers", r"\d+ of \d+ of the canary's answers differ from those recorded offline, allowed 20.0% \(its rate"),
         ("silent", r"the canary answered 0 probes, expected 20: it is not well"),
+        ("dead", r"the canary's server process died: it had been asked \d+ times"),
     ],
 )
 def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
@@ -335,6 +426,8 @@ def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
         world.broken["canary"] = FAILING
     elif unwell == "hidden":  # the stable lane answered instead: only the endpoint knows
         world.routes.lane_stats = hidden_errors(world)  # type: ignore[method-assign]
+    elif unwell == "dead":
+        world.canary.dead, world.broken["canary"] = True, FAILING
     elif unwell == "answers":
         world.canary.loaded["p"] = (2, {"bias": -0.9})
     else:
@@ -347,6 +440,52 @@ def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
     assert re.search(says, done.reason), done.reason
     assert release.promote(world.project, inputs, world.stores) == done
     check(world, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (None, 20.0),
+        (StoreError("Triton of the canary lane at nowhere: late"), 4.0),
+        (ModelRefused("Triton of the canary lane refused p: out of luck"), 0.0),
+    ],
+)
+def test_a_canary_that_is_passed_by_is_waited_for_as_it_answers(
+    world: World, error: Exception | None, longest: float
+) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2, bias=0.1))
+    release.preflight(world.project, inputs, world.stores)
+    waited: list[float] = []
+
+    def wait_healthy(model: str, lane: str, *, seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    def infer(*arguments: object, **options: object) -> None:
+        if error:
+            raise error
+
+    world.routes.wait_healthy = wait_healthy  # type: ignore[method-assign]
+    world.canary.infer = infer  # type: ignore[method-assign, assignment]
+    done = release.canary(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert done.reason == "at 50 %: the canary lane fails the endpoint's checks" + (f": {error}" if error else "")
+    assert waited[0] == 0
+    assert max(0.0, longest - 1) <= waited[1] <= longest
+
+
+def test_a_canary_whose_memory_grows_with_its_requests_is_rolled_back(tmp_path: Path) -> None:
+    with World(tmp_path, project=PROJECT.replace("step_requests: 20", "step_requests: 200")).serving() as world:
+        world.release(1)
+        inputs = world.inputs(world.candidate(2, bias=0.1))
+        release.preflight(world.project, inputs, world.stores)
+        world.canary.leaks_mib = 2
+        done = release.canary(world.project, inputs, world.stores)
+        assert isinstance(done, Release)
+        says = r"at 50 %: memory grew by \d+ MiB over \d+ requests, from 60 to \d+ MiB, allowed 32 MiB"
+        assert re.fullmatch(says, done.reason), done.reason
+        check(world, 1)
 
 
 def hidden_errors(world: World) -> Callable[[str], object]:

@@ -1,9 +1,11 @@
 """The shadow replays what was captured of the champion, newest first and bounded, and no client sees an answer."""
 
 import io
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -149,3 +151,33 @@ def test_nothing_serves_so_there_is_nothing_to_shadow(tmp_path: Path) -> None:
         assert isinstance(state, RolloutState)
         assert state.phase == "canary"
         assert Weights(100, 0) != world.routes.current("p")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("dead", r"in shadow: the canary's server process died: it had been asked \d+ times"),
+        ("down", r"in shadow: the canary's server died while the candidate answered: .* down"),
+    ],
+)
+def test_a_server_that_dies_while_it_is_replayed_to_ends_the_release_at_once(
+    world: World, fault: str, says: str
+) -> None:
+    for at_ms in (1_000, 2_000):
+        capture(world, at_ms)
+    inputs = begun(world)
+    real, asked = world.canary.infer, []
+
+    def infer(*arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        if len(asked) > 1:
+            setattr(world.canary, fault, True)
+        return real(*arguments, **options)
+
+    world.canary.infer = infer  # type: ignore[method-assign]
+    done = release.shadow(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert re.fullmatch(says, done.reason), done.reason
+    assert done.shadow and 0 < done.shadow.failed < done.shadow.images < 150
+    assert len(asked) == 2
+    assert world.stable.served("p") == 1

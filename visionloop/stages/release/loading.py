@@ -10,10 +10,11 @@ from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.golden import read_golden
-from visionloop.stages.release.checks import check_sound, check_speed, smoke
+from visionloop.stages.release.checks import check_endurance, check_sound, check_speed, smoke
 from visionloop.stages.release.costs import measure_cost
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
+from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
 from visionloop.stores.objects import get_verified
 from visionloop.stores.triton import Lane, ModelRefused
@@ -35,16 +36,21 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
     state = _claim(rollout)
     if state.phase != "preflight" and stores.canary.served(project.name) == rollout.candidate.version:
         return state
+    vitals = Vitals(rollout)
+    vitals.begin()
     try:
         load(stores.canary, project, rollout.candidate, stores)
+        vitals.look()
         _check_speed(rollout)
+        _check_endurance(rollout, vitals)
         cost = state.cost or measure_cost(rollout)
     except ModelRefused as error:
+        rollout.advance(memory=vitals.readings)
         return rollout.end("rejected", str(error))
-    if state.phase != "preflight":
-        return state
     shadows = rollout.serving() and project.release.shadow_images
-    return rollout.advance(phase="shadow" if shadows else "canary", cost=cost)
+    begins = "shadow" if shadows else "canary"
+    phase = begins if state.phase == "preflight" else state.phase
+    return rollout.advance(phase=phase, cost=cost, memory=vitals.readings)
 
 
 def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:
@@ -102,6 +108,11 @@ def _check_speed(rollout: Rollout) -> None:
         golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
         lanes = {stores.canary: rollout.candidate.version, stores.stable: serving.version}
         check_speed(lanes, rollout.project, golden)
+
+
+def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
+    golden = read_golden(fetch(rollout.candidate, GOLDEN, rollout.stores))
+    check_endurance(rollout.stores.canary, rollout.project, rollout.candidate.version, golden, vitals)
 
 
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:

@@ -114,6 +114,7 @@ class Rollout:
                 cost=state.cost,
                 shadow=state.shadow,
                 steps=state.steps,
+                memory=state.memory,
                 orders=state.orders,
                 outcome=outcome,
                 reason=reason,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from visionloop import layout
-from visionloop.errors import DataError
+from visionloop.errors import DataError, StoreError
 from visionloop.monitoring.windows import parse_capture
 from visionloop.project import Project
 from visionloop.records import Release, RolloutState, ShadowEvidence
@@ -14,6 +14,7 @@ from visionloop.serving.captured import Matrix, Pixels, matrix, to_images, usabl
 from visionloop.serving.replay import describe, hold_together, judge
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import Rollout, open_rollout
+from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
 from visionloop.stores.tables import workspace
 from visionloop.stores.triton import ModelRefused
@@ -31,28 +32,55 @@ def shadow(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
     state = rollout.require("shadow", "canary", "promoting")
     if state.phase != "shadow":
         return state
-    seen = _replay(rollout)
+    vitals = Vitals(rollout)
+    seen, fault = _replay(rollout, vitals)
     log.info("shadow of %s: %s", project.name, describe(seen))
-    state = rollout.advance(shadow=seen)
-    fault = judge(seen, project.release)
+    rollout.advance(shadow=seen, memory=vitals.readings)
     return rollout.end("rejected", f"in shadow: {fault}") if fault else rollout.advance(phase="canary")
 
 
-def _replay(rollout: Rollout) -> ShadowEvidence:
-    project, lane, version = rollout.project, rollout.stores.canary, rollout.candidate.version
-    champion: list[Matrix] = [np.empty((0, len(project.task.classes)), np.float32)]
-    answers = list(champion)
-    failed = 0
+def _replay(rollout: Rollout, vitals: Vitals) -> tuple[ShadowEvidence, str | None]:
+    """The evidence, and why the candidate may not go on; no more is asked of one that is known to be unfit."""
+    project, answered = rollout.project, _Answered(len(rollout.project.task.classes))
     for images, before in _captured(rollout):
         for start in range(0, len(images), project.serving.max_batch_size):
             part = slice(start, start + project.serving.max_batch_size)
-            try:
-                answers.append(lane.infer(project.name, images[part], version=version))
-                champion.append(before[part])
-            except ModelRefused as error:
-                log.warning("a replayed request failed: %s", error)
-                failed += len(images[part])
-    return hold_together(np.concatenate(champion), np.concatenate(answers), failed=failed)
+            fault = _ask(rollout, vitals, answered, images[part], before[part])
+            if fault:
+                return answered.evidence(), fault
+        fault = vitals.look()
+        if fault:
+            return answered.evidence(), fault
+    seen = answered.evidence()
+    return seen, judge(seen, project.release)
+
+
+def _ask(rollout: Rollout, vitals: Vitals, answered: "_Answered", images: Pixels, before: Matrix) -> str | None:
+    """Ask for a batch; after one that failed, why no other is worth asking for."""
+    try:
+        found = rollout.stores.canary.infer(rollout.project.name, images, version=rollout.candidate.version)
+    except (StoreError, ModelRefused) as error:
+        log.warning("a replayed request failed: %s", error)
+        answered.failed += len(images)
+        reason = vitals.why_silent(error, answered=len(answered.candidate) > 1)
+        if reason is None and isinstance(error, StoreError):
+            raise
+        return reason or judge(answered.evidence(), rollout.project.release)
+    answered.champion.append(before)
+    answered.candidate.append(found)
+    return None
+
+
+class _Answered:
+    """Both models' answers [N,K] to the same images so far, and how many images the candidate failed."""
+
+    def __init__(self, classes: int) -> None:
+        self.champion: list[Matrix] = [np.empty((0, classes), np.float32)]
+        self.candidate: list[Matrix] = list(self.champion)
+        self.failed = 0
+
+    def evidence(self) -> ShadowEvidence:
+        return hold_together(np.concatenate(self.champion), np.concatenate(self.candidate), failed=self.failed)
 
 
 def _captured(rollout: Rollout) -> Iterator[tuple[Pixels, Matrix]]:

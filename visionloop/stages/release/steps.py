@@ -14,6 +14,7 @@ from visionloop.serving.rollout import Move, add, decide, describe, is_hopeless,
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
+from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
 
@@ -26,9 +27,11 @@ LOOK_PROBES = 100
 """Answers of the canary between two looks at the evidence."""
 TIMED_PROBES = 60
 ANSWER_SECONDS = 2.0
+READING_SECONDS = 0.5
 PASSED_BY_SECONDS = 20.0
+"""A canary that answers when asked directly is given so long to be found well by the endpoint too."""
 WELL_SECONDS = 4.0
-"""A canary that the endpoint passes by mostly comes back within this: it is checked every second."""
+"""One that does not answer in time has so long: the endpoint checks it every second."""
 WATCH_SECONDS = 1.0
 """How often a paused canary is looked at."""
 SPEAK_EVERY_SECONDS = 60.0
@@ -66,17 +69,19 @@ class _Look:
         self._name, self._routes = rollout.project.name, rollout.stores.routes
         self._policy = rollout.project.release
         self._spoke = 0.0
+        self._silence = ""
+        self.vitals = Vitals(rollout, patience_seconds=READING_SECONDS)
 
     def probe(self, step: CanaryStep, *, slow_ms: float | None) -> CanaryStep:
         """The step with the evidence of some more probes; failed when the canary does not answer them."""
         wanted = min(LOOK_PROBES, self._policy.step_requests)
         if not self._is_well():
-            return _failed(step, "the canary lane fails the endpoint's checks")
+            return _failed(step, f"the canary lane fails the endpoint's checks{self._silence}")
         before, gave_up = self._routes.lane_stats(self._name), False
 
-        def give_up(errors: int) -> bool:
+        def give_up(faults: int) -> bool:
             nonlocal gave_up
-            gave_up = self._is_hopeless(before, errors)
+            gave_up = self.vitals.look() is not None or self._is_hopeless(before, faults)
             return gave_up
 
         tallies = send_probes(
@@ -89,15 +94,18 @@ class _Look:
         )
         after = self._routes.lane_stats(self._name)
         seen = _with(step, before, after, tallies, slow_ms)
+        self.vitals.look()
         found = tallies["canary"]
         if found.probes < wanted and not gave_up:
-            return _failed(seen, f"the canary answered {found.probes} probes, expected {wanted}: it is not well")
+            few = f"the canary answered {found.probes} probes, expected {wanted}: it is not well"
+            return _failed(seen, few + self._silence)
         return seen
 
     def watch(self, step: CanaryStep) -> CanaryStep:
         """The step with what the live traffic shows in a moment."""
         before = self._routes.lane_stats(self._name)
         time.sleep(WATCH_SECONDS)
+        self.vitals.look()
         return _with(step, before, self._routes.lane_stats(self._name), {}, None)
 
     def speak(self, text: str) -> None:
@@ -107,26 +115,30 @@ class _Look:
             log.info("canary of %s: %s", self._name, text)
 
     def _is_well(self) -> bool:
-        """Does the endpoint send requests to the canary? One that it passes by for long is asked directly, past it."""
-        if self._routes.wait_healthy(self._name, "canary", seconds=WELL_SECONDS):
-            return True
-        if not self._answers():
+        """Does the endpoint send requests to the canary? One that it passes by is asked directly, past it."""
+        if self.vitals.look():
             return False
-        log.warning("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
-        return self._routes.wait_healthy(self._name, "canary", seconds=PASSED_BY_SECONDS)
+        if self._routes.wait_healthy(self._name, "canary", seconds=0):
+            return True
+        began = time.monotonic()
+        patience = self._patience_seconds()
+        return self._routes.wait_healthy(self._name, "canary", seconds=max(0.0, began + patience - time.monotonic()))
 
-    def _answers(self) -> bool:
+    def _patience_seconds(self) -> float:
+        """How long it is waited for, from now on: none where the model itself fails."""
         version, image = self._rollout.candidate.version, self._goldens["canary"].images[:1]
         try:
             self._rollout.stores.canary.infer(self._name, image, version=version, deadline_seconds=ANSWER_SECONDS)
-        except (StoreError, ModelRefused):
-            return False
-        return True
+        except (StoreError, ModelRefused) as error:
+            self._silence = f": {error}"
+            return WELL_SECONDS if isinstance(error, StoreError) else 0.0
+        log.info("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
+        return PASSED_BY_SECONDS
 
-    def _is_hopeless(self, before: dict[str, LaneCount], errors: int) -> bool:
+    def _is_hopeless(self, before: dict[str, LaneCount], faults: int) -> bool:
         """Also for errors that nobody saw, since the stable lane answered instead."""
         count = self._routes.lane_stats(self._name)["canary"].since(before["canary"])
-        return is_hopeless(max(errors, count.errors), count.requests, self._policy)
+        return is_hopeless(max(faults, count.errors), count.requests, self._policy)
 
 
 def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> RolloutState:
@@ -137,7 +149,9 @@ def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> 
         watched = [*steps[:-1], look.watch(steps[-1])] if steps else steps
         if not steps:
             time.sleep(WATCH_SECONDS)
-        return rollout.advance(steps=watched) if watched != steps else rollout.mine()
+        if watched == steps and not look.vitals.fault:
+            return rollout.mine()
+        return rollout.advance(steps=watched, memory=look.vitals.readings)
     if move.kind == "step":
         log.info("canary of %s gets %d %%: %s", rollout.project.name, move.percent, move.reason)
         begun = CanaryStep(canary_percent=move.percent, lanes=[], outcome="open", reason="just begun")
@@ -145,7 +159,8 @@ def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> 
         # Before the weights: a release that was taken over sets none.
         rollout.advance(canary_percent=move.percent, steps=steps)
     rollout.stores.routes.set(rollout.project, stable=100 - move.percent, canary=move.percent)
-    return rollout.advance(steps=[*steps[:-1], look.probe(steps[-1], slow_ms=state.slow_ms)])
+    probed = look.probe(steps[-1], slow_ms=state.slow_ms)
+    return rollout.advance(steps=[*steps[:-1], probed], memory=look.vitals.readings)
 
 
 def _time_stable(rollout: Rollout, state: RolloutState, client: Client, goldens: dict[str, Golden]) -> RolloutState:
@@ -183,9 +198,10 @@ def _evidence(lane: LaneName, tally: Tally, count: LaneCount, slow_ms: float | N
     return LaneEvidence(
         lane=lane,
         requests=max(count.requests, tally.probes + tally.errors),
-        errors=max(count.errors, tally.errors),
+        errors=max(count.errors, tally.errors) + tally.not_finite,
         probes=tally.probes,
         disagreements=tally.disagreements,
+        not_finite=tally.not_finite,
         slow=sum(ms > slow_ms for ms in tally.latencies_ms) if slow_ms is not None else 0,
         latency_p50_ms=tally.percentile_ms(50),
         latency_p95_ms=tally.percentile_ms(95),
