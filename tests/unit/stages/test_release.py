@@ -443,27 +443,31 @@ def test_a_failed_canary_loses_its_weight_and_the_old_version_never_stopped(
 
 
 @pytest.mark.parametrize(
-    ("error", "longest"),
+    ("error", "answers", "longest"),
     [
-        (None, 20.0),
-        (StoreError("Triton of the canary lane at nowhere: late"), 4.0),
-        (ModelRefused("Triton of the canary lane refused p: out of luck"), 0.0),
+        (None, 10, 20.0),
+        (StoreError("Triton of the canary lane at nowhere: late"), 0, 4.0),
+        (StoreError("Triton of the canary lane at nowhere: frozen later"), 1, 2.0 + 4.0),
+        (ModelRefused("Triton of the canary lane refused p: out of luck"), 0, 0.0),
+        (ModelRefused("Triton of the canary lane refused p: later"), 2, 2.0 + 2.0),
     ],
 )
-def test_a_canary_that_is_passed_by_is_waited_for_as_it_answers(
-    world: World, error: Exception | None, longest: float
+def test_a_canary_that_is_passed_by_is_waited_for_as_long_as_it_answers(
+    world: World, error: Exception | None, answers: int, longest: float
 ) -> None:
     world.release(1)
     inputs = world.inputs(world.candidate(2, bias=0.1))
     release.preflight(world.project, inputs, world.stores)
     waited: list[float] = []
+    asked: list[object] = []
 
     def wait_healthy(model: str, lane: str, *, seconds: float) -> bool:
         waited.append(seconds)
         return False
 
     def infer(*arguments: object, **options: object) -> None:
-        if error:
+        asked.append(arguments)
+        if error and len(asked) > answers:
             raise error
 
     world.routes.wait_healthy = wait_healthy  # type: ignore[method-assign]
@@ -472,7 +476,8 @@ def test_a_canary_that_is_passed_by_is_waited_for_as_it_answers(
     assert isinstance(done, Release)
     assert done.reason == "at 50 %: the canary lane fails the endpoint's checks" + (f": {error}" if error else "")
     assert waited[0] == 0
-    assert max(0.0, longest - 1) <= waited[1] <= longest
+    assert max(0.0, longest - 1) <= sum(waited) <= longest
+    assert len(asked) == answers + (error is not None)
 
 
 def test_a_canary_whose_memory_grows_with_its_requests_is_rolled_back(tmp_path: Path) -> None:

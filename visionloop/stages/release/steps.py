@@ -28,8 +28,8 @@ LOOK_PROBES = 100
 TIMED_PROBES = 60
 ANSWER_SECONDS = 2.0
 READING_SECONDS = 0.5
-PASSED_BY_SECONDS = 20.0
-"""A canary that answers when asked directly is given so long to be found well by the endpoint too."""
+ASK_AGAIN_SECONDS, PASSED_BY_TIMES = 2.0, 10
+"""A canary that answers when asked directly is waited for so long, so often, and asked again in between."""
 WELL_SECONDS = 4.0
 """One that does not answer in time has so long: the endpoint checks it every second."""
 WATCH_SECONDS = 1.0
@@ -115,17 +115,23 @@ class _Look:
             log.info("canary of %s: %s", self._name, text)
 
     def _is_well(self) -> bool:
-        """Does the endpoint send requests to the canary? One that it passes by is asked directly, past it."""
+        """Does the endpoint send requests to the canary? One that it passes by is asked directly meanwhile."""
         if self.vitals.look():
             return False
         if self._routes.wait_healthy(self._name, "canary", seconds=0):
             return True
-        began = time.monotonic()
-        patience = self._patience_seconds()
-        return self._routes.wait_healthy(self._name, "canary", seconds=max(0.0, began + patience - time.monotonic()))
+        for _ in range(PASSED_BY_TIMES):
+            began = time.monotonic()
+            patience = self._patience_seconds()
+            if patience is not None:
+                left = max(0.0, began + patience - time.monotonic())
+                return self._routes.wait_healthy(self._name, "canary", seconds=left)
+            if self._routes.wait_healthy(self._name, "canary", seconds=ASK_AGAIN_SECONDS):
+                return True
+        return False
 
-    def _patience_seconds(self) -> float:
-        """How long it is waited for, from now on: none where the model itself fails."""
+    def _patience_seconds(self) -> float | None:
+        """How long one that does not answer is waited for, not at all where its model fails; None: it answers."""
         version, image = self._rollout.candidate.version, self._goldens["canary"].images[:1]
         try:
             self._rollout.stores.canary.infer(self._name, image, version=version, deadline_seconds=ANSWER_SECONDS)
@@ -133,7 +139,7 @@ class _Look:
             self._silence = f": {error}"
             return WELL_SECONDS if isinstance(error, StoreError) else 0.0
         log.info("%s: the endpoint passes the canary by, which answers when asked directly", self._name)
-        return PASSED_BY_SECONDS
+        return None
 
     def _is_hopeless(self, before: dict[str, LaneCount], faults: int) -> bool:
         """Also for errors that nobody saw, since the stable lane answered instead."""
