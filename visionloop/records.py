@@ -438,6 +438,39 @@ class Release(Record):
     reason: str
 
 
+class TunedPoint(Frozen):
+    """One setting of `serving`, measured in a closed loop."""
+
+    instances: int
+    threads: int
+    queue_delay_us: int
+    images_per_second: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+    """Requests that were not answered."""
+
+
+class Tuning(Record):
+    """How a version is served best on the machine of its lanes: every setting that was tried, and the choice."""
+
+    kind: ClassVar[str] = "tuning"
+    version: int
+    model_sha256: str
+    target_p99_ms: float
+    concurrency: int
+    """Requests under way at once."""
+    images_per_request: int
+    seconds: float
+    """Of each measurement."""
+    cores: int
+    points: list[TunedPoint]
+    chosen: TunedPoint | None
+    """None: no setting held the target."""
+    page_uri: str
+    """HTML: the curve and the table."""
+
+
 class Window(Record):
     """Recent production traffic of one model version."""
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from visionloop import __version__
-from visionloop.cli import bundle, demo, keys, metrics, predict, projects, release, rollout, stack
+from visionloop.cli import bundle, demo, keys, metrics, predict, projects, release, rollout, serving, stack
 from visionloop.errors import VisionLoopError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ rollout.register(app)
 bundle.register(app)
 predict.register(app)
 metrics.register(app)
+serving.register(app)
 keys.register(app)
 demo.register(app)
 

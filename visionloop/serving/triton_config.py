@@ -11,19 +11,34 @@ LABELS = "visionloop_labels"
 
 
 def render(project: Project, version: int) -> str:
-    """Triton's configuration of one version, as protobuf text.
+    """Triton's configuration of one version, as protobuf text."""
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(model_config(project, version)))
+
+
+def render_json(project: Project, version: int, *, name: str) -> str:
+    """The same under another name, as a load request takes it."""
+    from google.protobuf import json_format
+
+    config = model_config(project, version)
+    config.name = name
+    return str(json_format.MessageToJson(config, preserving_proto_field_name=True))
+
+
+def model_config(project: Project, version: int) -> Any:
+    """The `ModelConfig` of one version.
 
     Input `image` UINT8 [N,H,W,C], output `probabilities` FP32 [N,classes]. The graph's further outputs stay unlisted.
     `kind` of the instances is left out, so that Triton takes a GPU where there is one. A black image warms each
     instance up: a model that cannot run fails its load instead of its first request.
     """
-    from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2 as pb
 
     policy = project.serving
     shape = project.task.image
     dims = [shape.height, shape.width, shape.channels]
-    config = pb.ModelConfig(
+    return pb.ModelConfig(
         name=project.name,
         backend="onnxruntime",
         default_model_filename="model.onnx",
@@ -39,7 +54,6 @@ def render(project: Project, version: int) -> str:
         },
         model_warmup=[_warmup(pb, dims)],
     )
-    return str(text_format.MessageToString(config))
 
 
 def _warmup(pb: Any, dims: list[int]) -> Any:

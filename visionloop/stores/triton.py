@@ -1,7 +1,7 @@
 """One lane: a Triton server that loads, serves and tells. Its faults come out as errors that name lane and reason."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 LaneName = Literal["stable", "canary"]
 DEADLINE_SECONDS = 10.0
+OWN = "visionloop.."
+"""How the models begin that the loop itself sends to a lane; no project can be called so."""
 LOAD_SECONDS = 120.0
 UNLOAD_SECONDS = 15.0
 """With a dead model process an unload never ends."""
@@ -80,6 +82,11 @@ class Lane:
         with self._speaking(model):
             self._client.load_model(model, client_timeout=LOAD_SECONDS)
 
+    def load_sent(self, model: str, config: str, files: Mapping[str, bytes]) -> None:
+        """Load a model that lies in no repository: its configuration (JSON), and `file:<version>/<name>` -> content."""
+        with self._speaking(model):
+            self._client.load_model(model, config=config, files=dict(files), client_timeout=LOAD_SECONDS)
+
     def unload(self, model: str) -> None:
         """Stop serving; a model that is not loaded is fine."""
         log.info("lane %s: unload %s", self.name, model)
@@ -92,6 +99,12 @@ class Lane:
             index = self._client.get_model_repository_index(client_timeout=DEADLINE_SECONDS)
         ready = [int(line.version) for line in index.models if line.name == model and line.state == "READY"]
         return max(ready, default=None)
+
+    def models(self) -> list[str]:
+        """Names of the projects whose models are loaded."""
+        with self._speaking("its models"):
+            index = self._client.get_model_repository_index(client_timeout=DEADLINE_SECONDS)
+        return sorted({line.name for line in index.models if line.state == "READY" and not line.name.startswith(OWN)})
 
     def infer(
         self, model: str, images: NDArray[np.uint8], *, version: int, deadline_seconds: float = DEADLINE_SECONDS
@@ -147,9 +160,7 @@ class Lane:
         except ModelRefused as error:
             if "unknown model" not in str(error):
                 raise
-            with self._speaking(gauge.NAME):
-                files = {gauge.FILE: gauge.source()}
-                self._client.load_model(gauge.NAME, config=gauge.config(), files=files, client_timeout=LOAD_SECONDS)
+            self.load_sent(gauge.NAME, gauge.config(), {gauge.FILE: gauge.source()})
             server, own, processes = self._gauged(model, version, deadline_seconds)
         done = self.statistics(model).get(version)
         return MemoryReading(

@@ -35,6 +35,7 @@ def test_the_commands() -> None:
         *("approve", "reject", "rollback", "bundle"),
         *("rollout status", "rollout pause", "rollout resume", "rollout promote", "rollout abort"),
         *("predict", "metrics", "endpoint-key add", "endpoint-key list", "endpoint-key remove"),
+        "serving tune",
     }
 
 

@@ -1,0 +1,165 @@
+"""Tune: how a version is served best on the machine of its lanes. Measured in the canary lane while it is empty."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionloop import layout
+from visionloop.errors import NotFound, StageError, StoreError
+from visionloop.packaging.signing import verify
+from visionloop.project import Project
+from visionloop.records import Candidate, Frozen, TunedPoint, Tuning, record_id
+from visionloop.reports.tuning import render
+from visionloop.serving.golden import read_golden
+from visionloop.serving.triton_config import render_json
+from visionloop.serving.tuning import Setting, choose, settings
+from visionloop.stores import Stores
+from visionloop.stores.load import closed_loop
+from visionloop.stores.objects import get_verified
+from visionloop.stores.triton import OWN, ModelRefused
+
+log = logging.getLogger(__name__)
+
+NAME = f"{OWN}tuning"
+WARM_SHARE = 0.25
+"""Of the seconds of a measurement, before it."""
+MODEL, CONFIG, GOLDEN, PAGE = "model.onnx", "config.pbtxt", "golden.npz", "tuning.html"
+
+
+class Inputs(Frozen):
+    """What to measure, and how long."""
+
+    version: int | None = None
+    """Unset: the champion."""
+    target_p99_ms: float
+    concurrency: int = 64
+    images_per_request: int = 1
+    seconds: float = 4.0
+    cores: int | None = None
+    """Unset: those of this machine."""
+
+
+def plan(inputs: Inputs) -> list[Setting]:
+    """What would be tried."""
+    return settings(inputs.cores or os.cpu_count() or 1)
+
+
+def run(
+    project: Project, inputs: Inputs, stores: Stores, *, report: Callable[[TunedPoint], None] = lambda point: None
+) -> Tuning:
+    """Measure each setting, choose, record with a page. `report` hears of each measurement.
+
+    Raises NotFound without such a version, StageError while a release uses the canary lane, IntegrityError for a model
+    that this installation did not sign.
+    """
+    candidate = _candidate(project, inputs.version, stores)
+    busy = stores.canary.models()
+    if busy:
+        raise StageError(f"the canary lane is in use by {', '.join(busy)}: tune when its release has ended")
+    model, images = _verified(project, candidate, stores), _images(candidate, inputs.images_per_request, stores)
+    stores.canary.unload(NAME)  # what a killed tuning left: an override of instances alone would keep its processes
+    points = []
+    for setting in plan(inputs):
+        with _loaded(project, candidate, model, setting, stores):
+            points.append(_measured(setting, images, inputs, stores))
+        report(points[-1])
+    return _recorded(project, candidate, inputs, points, stores)
+
+
+def _candidate(project: Project, version: int | None, stores: Stores) -> Candidate:
+    champion = stores.registry.champion(project.name)
+    wanted = version or (champion.version if champion else None)
+    known = stores.ledger.all(Candidate, project.name)
+    for candidate in reversed(known):
+        if candidate.version == wanted:
+            return candidate
+    versions = ", ".join(str(number) for number in sorted({candidate.version for candidate in known}))
+    asked = f"version {version}" if version else "champion yet"
+    raise NotFound(f"{project.name} has no {asked}: its packaged versions are {versions or 'none'}")
+
+
+def _verified(project: Project, candidate: Candidate, stores: Stores) -> bytes:
+    """The model, held against digest and signature like anything that a lane loads."""
+    files = {name: _artifact(candidate, name, stores) for name in (MODEL, CONFIG)}
+    key = Path(stores.settings.need("verify_key"))
+    verify(files, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
+    return files[MODEL]
+
+
+def _images(candidate: Candidate, count: int, stores: Stores) -> NDArray[np.uint8]:
+    golden = read_golden(_artifact(candidate, GOLDEN, stores)).images
+    return np.resize(golden, (count, *golden.shape[1:]))
+
+
+def _artifact(candidate: Candidate, name: str, stores: Stores) -> bytes:
+    artifact = candidate.artifacts[name]
+    return get_verified(stores.objects, artifact.uri, artifact.sha256)
+
+
+@contextmanager
+def _loaded(project: Project, candidate: Candidate, model: bytes, setting: Setting, stores: Stores) -> Iterator[None]:
+    """In the canary lane under a name of its own, gone at the end."""
+    serving = project.serving.model_copy(update=vars(setting))
+    config = render_json(project.model_copy(update={"serving": serving}), 1, name=NAME)
+    stores.canary.load_sent(NAME, config, {f"file:1/{MODEL}": model})
+    try:
+        yield
+    finally:
+        try:
+            stores.canary.unload(NAME)
+        except (StoreError, ModelRefused) as error:
+            log.warning("the canary lane was not unloaded: %s", error)
+
+
+def _measured(setting: Setting, images: NDArray[np.uint8], inputs: Inputs, stores: Stores) -> TunedPoint:
+    began = time.monotonic()
+    found = closed_loop(
+        stores.canary.address,
+        NAME,
+        images,
+        concurrency=inputs.concurrency,
+        warm_seconds=inputs.seconds * WARM_SHARE,
+        seconds=inputs.seconds,
+    )
+    log.info("%s: %d answers in %.1f s", setting, len(found.latencies_ms), time.monotonic() - began)
+    return TunedPoint(
+        **vars(setting),
+        images_per_second=len(found.latencies_ms) * len(images) / found.seconds,
+        p50_ms=found.percentile_ms(50),
+        p99_ms=found.percentile_ms(99),
+        failures=found.failures,
+    )
+
+
+def _recorded(
+    project: Project, candidate: Candidate, inputs: Inputs, points: list[TunedPoint], stores: Stores
+) -> Tuning:
+    """A tuning is an experiment: each has a record of its own."""
+    tuning_id = record_id("tuning", project.name, candidate=candidate.id, at=time.time_ns())
+    key = layout.artifact(project.name, "tuning", tuning_id, PAGE)
+    uris = {"candidate": stores.ledger.uri(candidate)}
+    tuning = Tuning(
+        id=tuning_id,
+        project=project.name,
+        inputs=uris,
+        input_digests=stores.ledger.digests(uris),
+        config_digest=project.config_digest("serving"),
+        version=candidate.version,
+        model_sha256=candidate.model_sha256,
+        target_p99_ms=inputs.target_p99_ms,
+        concurrency=inputs.concurrency,
+        images_per_request=inputs.images_per_request,
+        seconds=inputs.seconds,
+        cores=inputs.cores or os.cpu_count() or 1,
+        points=points,
+        chosen=choose(points, inputs.target_p99_ms),
+        page_uri=stores.objects.uri(key),
+    )
+    stores.objects.put(key, render(tuning).encode(), "text/html; charset=utf-8")
+    return stores.ledger.put(tuning)
