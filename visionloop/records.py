@@ -463,6 +463,8 @@ class Tuning(Record):
     images_per_request: int
     seconds: float
     """Of each measurement."""
+    rounds: int
+    """Measurements of each setting; their medians are told."""
     cores: int
     points: list[TunedPoint]
     chosen: TunedPoint | None

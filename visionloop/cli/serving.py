@@ -26,10 +26,11 @@ def register(parent: typer.Typer) -> None:
 @app.command(epilog="Example: visionloop serving tune fashion --p99-ms 30 --images 16 --dry-run")
 def tune(
     project: str,
-    p99_ms: Annotated[float, typer.Option(help="99 of 100 requests are to be answered within this")] = 50.0,
+    p99_ms: Annotated[float, typer.Option(min=0.1, help="99 of 100 requests are to be answered within this")] = 50.0,
     images: Annotated[int, typer.Option(min=1, help="in a request")] = 1,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests under way at once")] = 64,
-    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 4.0,
+    seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=1, help="measurements of each setting, of which the medians count")] = 3,
     cores: Annotated[int | None, typer.Option(min=1, help="for a lane [all]")] = None,
     version: Annotated[int | None, typer.Option(help="a packaged version [the champion]")] = None,
     dry_run: Annotated[bool, typer.Option(help="measure and record, leave the project file as it is")] = False,
@@ -51,13 +52,14 @@ def tune(
         concurrency=concurrency,
         images_per_request=images,
         seconds=seconds,
+        rounds=rounds,
         cores=cores,
     )
-    tries = len(plan(inputs))
-    columns = (SpinnerColumn(), TextColumn("{task.completed} of {task.total} settings"), TimeRemainingColumn())
+    tries = len(plan(inputs)) * rounds
+    columns = (SpinnerColumn(), TextColumn("{task.completed} of {task.total} measurements"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as progress:
         about = tries * seconds * (1 + WARM_SHARE)
-        progress.console.print(f"{tries} settings, {about / 60:.1f} minutes and the loading", soft_wrap=True)
+        progress.console.print(f"{tries} measurements, {about / 60:.1f} minutes and the loading", soft_wrap=True)
         task = progress.add_task("", total=tries)
         found = run(loaded, inputs, connect(loaded_settings), report=lambda point: progress.advance(task))
     written = found.chosen is not None and not dry_run and _write(path, found.chosen)

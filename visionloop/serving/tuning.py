@@ -6,6 +6,7 @@ settings whose p99 holds the target, and among those that are as fast but for no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from visionloop.records import TunedPoint
 
@@ -32,6 +33,12 @@ def settings(cores: int) -> list[Setting]:
         if share % instances == 0
     ]
     return [Setting(*shape, delay) for shape in dict.fromkeys(shapes) for delay in DELAYS_US]
+
+
+def median_of(points: Sequence[TunedPoint]) -> TunedPoint:
+    """What was measured of one setting, several times: the median of each figure, and all failures."""
+    figures = {name: median(getattr(one, name) for one in points) for name in ("images_per_second", "p50_ms", "p99_ms")}
+    return points[0].model_copy(update={**figures, "failures": sum(one.failures for one in points)})
 
 
 def choose(points: Sequence[TunedPoint], target_p99_ms: float) -> TunedPoint | None:

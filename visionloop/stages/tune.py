@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from visionloop import layout
 from visionloop.errors import NotFound, StageError, StoreError
@@ -18,7 +19,7 @@ from visionloop.records import Candidate, Frozen, TunedPoint, Tuning, record_id
 from visionloop.reports.tuning import render
 from visionloop.serving.golden import read_golden
 from visionloop.serving.triton_config import render_json
-from visionloop.serving.tuning import Setting, choose, settings
+from visionloop.serving.tuning import Setting, choose, median_of, settings
 from visionloop.stores import Stores
 from visionloop.stores.load import closed_loop
 from visionloop.stores.objects import get_verified
@@ -40,7 +41,10 @@ class Inputs(Frozen):
     target_p99_ms: float
     concurrency: int = 64
     images_per_request: int = 1
-    seconds: float = 4.0
+    seconds: float = 2.0
+    """Of each measurement."""
+    rounds: int = Field(3, ge=1)
+    """Each visits every setting; medians count, so that what else runs for a moment hits none of them alone."""
     cores: int | None = None
     """Unset: those of this machine."""
 
@@ -64,12 +68,13 @@ def run(
         raise StageError(f"the canary lane is in use by {', '.join(busy)}: tune when its release has ended")
     model, images = _verified(project, candidate, stores), _images(candidate, inputs.images_per_request, stores)
     stores.canary.unload(NAME)  # what a killed tuning left: an override of instances alone would keep its processes
-    points = []
-    for setting in plan(inputs):
-        with _loaded(project, candidate, model, setting, stores):
-            points.append(_measured(setting, images, inputs, stores))
-        report(points[-1])
-    return _recorded(project, candidate, inputs, points, stores)
+    measured: dict[Setting, list[TunedPoint]] = {setting: [] for setting in plan(inputs)}
+    for _ in range(inputs.rounds):
+        for setting, points in measured.items():
+            with _loaded(project, candidate, model, setting, stores):
+                points.append(_measured(setting, images, inputs, stores))
+            report(points[-1])
+    return _recorded(project, candidate, inputs, [median_of(points) for points in measured.values()], stores)
 
 
 def _candidate(project: Project, version: int | None, stores: Stores) -> Candidate:
@@ -156,6 +161,7 @@ def _recorded(
         concurrency=inputs.concurrency,
         images_per_request=inputs.images_per_request,
         seconds=inputs.seconds,
+        rounds=inputs.rounds,
         cores=inputs.cores or os.cpu_count() or 1,
         points=points,
         chosen=choose(points, inputs.target_p99_ms),

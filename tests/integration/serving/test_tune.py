@@ -10,7 +10,7 @@ from visionloop.stages import release, tune
 from .conftest import make_project
 from .world import Traffic, World
 
-INPUTS = tune.Inputs(target_p99_ms=5_000, concurrency=8, images_per_request=4, seconds=0.5, cores=2)
+INPUTS = tune.Inputs(target_p99_ms=5_000, concurrency=8, images_per_request=4, seconds=0.5, rounds=1, cores=2)
 
 
 def test_each_setting_is_loaded_asked_and_taken_away_again(running, monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from visionloop.records import TunedPoint, Tuning
 from visionloop.reports.tuning import render
-from visionloop.serving.tuning import DELAYS_US, NOISE, Setting, choose, settings
+from visionloop.serving.tuning import DELAYS_US, NOISE, Setting, choose, median_of, settings
 
 
 def point(
@@ -50,6 +50,11 @@ def test_as_fast_but_for_noise_takes_what_needs_least(rate: float, frugal: bool)
     assert choose([best, less], 50) == (less if frugal else best)
 
 
+def test_medians_count_and_every_failure() -> None:
+    measured = [point(100, 30), point(300, 10, failures=1), point(290, 11, failures=2)]
+    assert median_of(measured) == point(290, 11, failures=3).model_copy(update={"p50_ms": 5.5})
+
+
 points = st.builds(
     point,
     st.floats(1, 1e5),
@@ -83,6 +88,7 @@ def test_the_page_shows_every_setting_the_target_and_the_choice(target: float) -
         concurrency=64,
         images_per_request=1,
         seconds=4,
+        rounds=3,
         cores=2,
         points=tried,
         chosen=choose(tried, target),
