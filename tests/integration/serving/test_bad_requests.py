@@ -215,16 +215,11 @@ def test_a_body_of_another_length_than_announced(blameless, port, by):
         assert (status, wanted[1] in text) == (wanted[0], True), text
 
 
-def test_a_client_that_goes_away_costs_nothing(blameless, port, channel):
+def test_an_http_client_that_goes_away_costs_nothing(blameless, port, channel):
     whole = Mistake("", 0, "", mistakes.document()).wire()
     for cut in (10, len(whole) - 20, len(whole)):
         for _ in range(10):
             Wire(port).send(whole[:cut]).__exit__()
-    call = channel.unary_unary(mistakes.GRPC_INFER, request_serializer=bytes, response_deserializer=bytes)
-    for number in range(60):
-        begun = call.future(mistakes.message())
-        time.sleep(number % 4 * 0.0005)  # how far it gets
-        begun.cancel()
     assert ask_grpc(channel, mistakes.message())[0] == "OK"
 
 

@@ -13,8 +13,8 @@ from .world import Traffic, World
 INPUTS = tune.Inputs(target_p99_ms=5_000, concurrency=8, images_per_request=4, seconds=0.5, rounds=1, cores=2)
 
 
-def test_each_setting_is_loaded_asked_and_taken_away_again(running, monkeypatch):
-    here = World(running, make_project(running, "tuned"))
+def test_each_setting_is_loaded_asked_and_taken_away_again(own_servers, monkeypatch):
+    here = World(own_servers, make_project(own_servers, "tuned"))
     here.release(1, busy=2)
     lane, loaded, real = here.stores.canary, [], tune.closed_loop
 
@@ -41,8 +41,8 @@ def test_each_setting_is_loaded_asked_and_taken_away_again(running, monkeypatch)
     assert here.versions() == {("stable", 1): 40}
 
 
-def test_a_release_in_progress_is_not_disturbed(running):
-    here = World(running, make_project(running, "untuned"))
+def test_a_release_in_progress_is_not_disturbed(own_servers):
+    here = World(own_servers, make_project(own_servers, "untuned"))
     here.release(1)
     release.preflight(here.project, here.inputs(here.candidate(2, bias=0.5)), here.stores)
     with pytest.raises(StageError, match="in use by untuned"):
