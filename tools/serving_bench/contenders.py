@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -205,8 +204,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def masked(text: str) -> str:
-    """Without addresses and paths, for a report."""
-    return re.sub(r"(/\S+)+", "...", text)
