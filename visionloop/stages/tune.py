@@ -22,7 +22,7 @@ from visionloop.serving.triton_config import render_json
 from visionloop.serving.tuning import Setting, choose, median_of, settings
 from visionloop.stores import Stores
 from visionloop.stores.load import closed_loop
-from visionloop.stores.objects import get_verified
+from visionloop.stores.objects import get_artifact
 from visionloop.stores.triton import OWN, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -91,20 +91,15 @@ def _candidate(project: Project, version: int | None, stores: Stores) -> Candida
 
 def _verified(project: Project, candidate: Candidate, stores: Stores) -> bytes:
     """The model, held against digest and signature like anything that a lane loads."""
-    files = {name: _artifact(candidate, name, stores) for name in (MODEL, CONFIG)}
+    files = {name: get_artifact(stores.objects, candidate, name) for name in (MODEL, CONFIG)}
     key = Path(stores.settings.need("verify_key"))
     verify(files, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
     return files[MODEL]
 
 
 def _images(candidate: Candidate, count: int, stores: Stores) -> NDArray[np.uint8]:
-    golden = read_golden(_artifact(candidate, GOLDEN, stores)).images
+    golden = read_golden(get_artifact(stores.objects, candidate, GOLDEN)).images
     return np.resize(golden, (count, *golden.shape[1:]))
-
-
-def _artifact(candidate: Candidate, name: str, stores: Stores) -> bytes:
-    artifact = candidate.artifacts[name]
-    return get_verified(stores.objects, artifact.uri, artifact.sha256)
 
 
 @contextmanager

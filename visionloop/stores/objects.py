@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from visionloop.atomic import PART_PREFIX, whole_file
 from visionloop.errors import ConfigError, Conflict, IntegrityError, NotFound, StoreError
+from visionloop.records import Candidate
 from visionloop.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,6 +119,14 @@ def get_verified(objects: Objects, uri: str, sha256: str) -> bytes:
     if found != sha256:
         raise IntegrityError(f"{uri}: expected SHA-256 {sha256}, found {found}: it was changed")
     return data
+
+
+def get_artifact(objects: Objects, candidate: Candidate, name: str) -> bytes:
+    """A candidate's file. Raises IntegrityError when it has none of that name, or not the one that it vouches for."""
+    artifact = candidate.artifacts.get(name)
+    if artifact is None:
+        raise IntegrityError(f"candidate {candidate.id} has no {name}, only {', '.join(candidate.artifacts)}")
+    return get_verified(objects, artifact.uri, artifact.sha256)
 
 
 class S3Objects(_Addressed):

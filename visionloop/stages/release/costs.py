@@ -7,7 +7,7 @@ from visionloop.records import Cost
 from visionloop.serving.cost import cost, seconds_per_1000, told
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.rollout import Rollout
-from visionloop.stores.objects import get_verified
+from visionloop.stores.objects import get_artifact
 from visionloop.stores.triton import Lane
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,7 @@ def measure_cost(rollout: Rollout) -> Cost | None:
     lanes: dict[Lane, int] = {rollout.stores.canary: rollout.candidate.version}
     if serving:
         lanes[rollout.stores.stable] = serving.version
-    artifact = rollout.candidate.artifacts[GOLDEN]
-    golden = read_golden(get_verified(rollout.stores.objects, artifact.uri, artifact.sha256))
+    golden = read_golden(get_artifact(rollout.stores.objects, rollout.candidate, GOLDEN))
     images = golden.images[: project.serving.max_batch_size]
     before = [lane.batches(project.name, version) for lane, version in lanes.items()]
     began = time.monotonic()

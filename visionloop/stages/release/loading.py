@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from visionloop.errors import IntegrityError, StageError
+from visionloop.errors import StageError
 from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
@@ -16,7 +16,7 @@ from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
-from visionloop.stores.objects import get_verified
+from visionloop.stores.objects import get_artifact
 from visionloop.stores.triton import Lane, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -117,10 +117,7 @@ def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
 
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
     """An artifact's bytes. Raises IntegrityError when they are not those that the candidate vouches for."""
-    artifact = candidate.artifacts.get(name)
-    if artifact is None:
-        raise IntegrityError(f"candidate {candidate.id} has no {name}, only {', '.join(candidate.artifacts)}")
-    return get_verified(stores.objects, artifact.uri, artifact.sha256)
+    return get_artifact(stores.objects, candidate, name)
 
 
 def _refusal(rollout: Rollout) -> str | None:
