@@ -526,6 +526,12 @@ class TriggerDecision(Record):
     reasons: list[str]
 
 
+class TrackedRun(Frozen):
+    """State document `run-<record>`: which MLflow run belongs to a record, if several were created for it."""
+
+    run_id: str
+
+
 class RetrainState(Frozen):
     """State document `retrain`: the one open retrain request of a project, if any."""
 

@@ -54,7 +54,7 @@ class Stores:
         """MLflow: runs, model versions, aliases."""
         from visionloop.stores.registry import Registry
 
-        return Registry(self.settings)
+        return Registry(self.settings, self.state)
 
     @cached_property
     def stable(self) -> "Lane":

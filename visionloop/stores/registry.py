@@ -12,7 +12,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from visionloop.errors import ConfigError, NotFound, StoreError
+from visionloop.records import TrackedRun
 from visionloop.settings import Settings
+from visionloop.stores.state import State
 
 log = logging.getLogger(__name__)
 
@@ -69,23 +71,34 @@ class DatasetUse:
 class Registry:
     """MLflow behind `settings.mlflow_url`. Every method raises StoreError in one line when it cannot be reached."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, state: State) -> None:
         self.url = settings.need("mlflow_url").rstrip("/")
+        self._state = state
 
     def run(self, project: str, record_id: str, *, name: str, tags: Mapping[str, str] | None = None) -> str:
-        """Id of the run that belongs to a record: found by its tag, else created. One per record, whatever happens."""
+        """Id of the run that belongs to a record: found by its tag, else created. One per record, whatever happens.
+
+        MLflow can keep nothing unique about a run, and its start is the clock of whoever creates it: which of several
+        is the record's is therefore settled by compare-and-swap in the object store.
+        """
         with self._speaking():
             experiment = self._experiment(project)
             found = self._runs(experiment, record_id)
             if not found:
                 all_tags = {RECORD: record_id, **(tags or {})}
-                self._client.create_run(experiment, tags=all_tags, run_name=name)
-                found = self._runs(experiment, record_id)
-            for double in found[1:]:  # two processes, or a retried request: the oldest stays
-                log.warning("run %s of record %s is a double and is deleted", double, record_id)
-                self._client.delete_run(double)
-            self._client.update_run(found[0], status="RUNNING")
-        return found[0]
+                found = [self._client.create_run(experiment, tags=all_tags, run_name=name).info.run_id]
+
+            def settle(current: TrackedRun | None) -> TrackedRun:
+                settled = current is not None and current.run_id in self._runs(experiment, record_id)
+                return current if current and settled else TrackedRun(run_id=found[0])
+
+            run = self._state.update(TrackedRun, project, f"run-{record_id}", settle).run_id
+            for double in self._runs(experiment, record_id):
+                if double != run:
+                    log.warning("run %s of record %s is a double and is deleted", double, record_id)
+                    self._client.delete_run(double)
+            self._client.update_run(run, status="RUNNING")
+        return run
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Parameters of a run; the same values again change nothing."""
@@ -238,9 +251,7 @@ class Registry:
         return str(found.experiment_id)
 
     def _runs(self, experiment: str, record_id: str) -> list[str]:
-        found = self._client.search_runs(
-            [experiment], f"tags.`{RECORD}` = '{record_id}'", order_by=["attributes.start_time ASC"]
-        )
+        found = self._client.search_runs([experiment], f"tags.`{RECORD}` = '{record_id}'")
         return [run.info.run_id for run in found]
 
     def _ensure_model(self, project: str) -> None:

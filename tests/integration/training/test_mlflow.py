@@ -13,7 +13,8 @@ from visionloop.project import Project
 from visionloop.records import Candidate, Evaluation, TrainingRun
 from visionloop.settings import Settings
 from visionloop.stages import evaluate, gate, package, train
-from visionloop.stores.registry import Metric, RegisteredVersion, Registry
+from visionloop.stores import connect
+from visionloop.stores.registry import RECORD, Metric, RegisteredVersion, Registry
 
 MOST_S = 60.0
 """A server that is away must be told within this time (the client tries for 15 s)."""
@@ -21,7 +22,7 @@ MOST_S = 60.0
 
 @pytest.fixture
 def registry(cluster: Cluster) -> Registry:
-    return Registry(cluster.settings)
+    return connect(cluster.settings).registry
 
 
 def register(registry: Registry, project: str, candidate: str, run: str) -> RegisteredVersion:
@@ -50,17 +51,30 @@ def test_points_are_not_doubled(registry: Registry) -> None:
     assert [entry.path for entry in registry._client.list_artifacts(run)] == ["page.html"]
 
 
-def test_many_at_once_get_one_run(cluster: Cluster) -> None:
+def test_many_at_once_get_one_run(cluster: Cluster, registry: Registry) -> None:
     def one(_: int) -> str:
-        return Registry(cluster.settings).run("crowd", "r1", name="one")
+        return connect(cluster.settings).registry.run("crowd", "r1", name="one")
 
-    Registry(cluster.settings).run("crowd", "other", name="makes the experiment")
+    registry.run("crowd", "other", name="makes the experiment")
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(one, range(6)))
-    again = Registry(cluster.settings).run("crowd", "r1", name="one")
-    assert again in found
-    registry = Registry(cluster.settings)
-    assert registry._runs(registry._experiment("crowd"), "r1") == [again]
+        (found,) = set(pool.map(one, range(6)))
+    assert registry.run("crowd", "r1", name="one") == found
+    assert registry._runs(registry._experiment("crowd"), "r1") == [found]
+
+
+def test_a_double_with_an_earlier_start_changes_nothing(registry: Registry) -> None:
+    """Its start is what the clock of its creator said; the run that was settled on is already being written to."""
+    settled = registry.run("clocks", "r1", name="one")
+    registry._client.create_run(registry._experiment("clocks"), start_time=1, tags={RECORD: "r1"})
+    assert registry.run("clocks", "r1", name="one") == settled
+    assert registry._runs(registry._experiment("clocks"), "r1") == [settled]
+
+
+def test_a_run_that_somebody_deleted_is_made_anew(registry: Registry) -> None:
+    first = registry.run("gone", "r1", name="one")
+    registry._client.delete_run(first)
+    second = registry.run("gone", "r1", name="one")
+    assert second != first and registry.run("gone", "r1", name="one") == second
 
 
 def test_many_at_once_register_one_version(cluster: Cluster, registry: Registry) -> None:
@@ -68,7 +82,7 @@ def test_many_at_once_register_one_version(cluster: Cluster, registry: Registry)
     run = registry.run("models", "r1", name="one")
 
     def one(_: int) -> RegisteredVersion:
-        return register(Registry(cluster.settings), "models", "uri-of-a-candidate", run)
+        return register(connect(cluster.settings).registry, "models", "uri-of-a-candidate", run)
 
     with ThreadPoolExecutor(6) as pool:
         found = {version.version for version in pool.map(one, range(6))}
@@ -95,9 +109,9 @@ def test_aliases_move(registry: Registry) -> None:
 
 
 def test_another_server_s_error_is_told_in_one_line(cluster: Cluster, tmp_path: Path) -> None:
-    stranger = Settings(home=tmp_path, mlflow_url=cluster.settings.need("s3_endpoint"))
+    stranger = Settings(home=tmp_path, store=tmp_path.as_uri(), mlflow_url=cluster.settings.need("s3_endpoint"))
     with pytest.raises(StoreError, match="MLflow at http://127") as caught:
-        Registry(stranger).champion("p")
+        connect(stranger).registry.champion("p")
     assert "\n" not in str(caught.value)
 
 
