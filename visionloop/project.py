@@ -232,7 +232,7 @@ class Serving(Section):
     """intra_op_thread_count of each instance."""
     queue_delay_us: int = Field(0, ge=0)
     """How long Triton waits for a batch to fill, in microseconds."""
-    timeout_ms: int = Field(5_000, ge=1)
+    timeout_ms: int = Field(10_000, ge=1)
     """Envoy's time-out of a request."""
     max_in_flight: int = Field(1024, ge=1, le=16_384)
     """Requests that are under way to each lane at most; further ones get 503."""

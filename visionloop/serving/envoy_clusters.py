@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 LANES = ("stable", "canary")
 PROTOCOLS = ("http", "grpc")
-PARTS = ("stable", "canary", "canary-first", "ready/stable", "ready/any")
+PARTS = ("stable", "canary", "stable-first", "canary-first", "ready/stable", "ready/any")
 BUFFER_BYTES = 16 << 20
 LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 1024}
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
@@ -24,7 +24,7 @@ LARGEST_CHECK_BYTES = 256 << 10
 
 
 def render_clusters(models: dict[str, ModelRoute], addresses: Addresses, *, version: str) -> Json:
-    """The cluster file (CDS): the lanes themselves, capture, and five clusters per model and protocol."""
+    """The cluster file (CDS): the lanes themselves, capture, and each model's own clusters."""
     clusters = [_lane_cluster(f"{lane}/{p}", lane, p, addresses) for lane in LANES for p in PROTOCOLS]
     if addresses.capture_grpc:
         capture = _cluster("capture", addresses.capture_grpc, http2=True)
@@ -41,7 +41,7 @@ def cluster_names(model: str) -> list[str]:
 
 
 def _clusters_of(entry: ModelRoute, protocol: str, addresses: Addresses) -> list[Json]:
-    """Only a canary is watched: the stable lane has no other to fall back to, so it is asked whatever its state.
+    """Only a canary is watched: it may be new and ill. The stable lane is asked whatever its state, and waited for.
 
     Who asks whether the model is ready is told by two clusters that nothing else goes through, and which are watched.
     """
@@ -51,6 +51,7 @@ def _clusters_of(entry: ModelRoute, protocol: str, addresses: Addresses) -> list
     return [
         {**_lane_cluster(stable, "stable", protocol, addresses), "circuit_breakers": _breakers(entry)},
         {**canary, "outlier_detection": {**outliers, "max_ejection_percent": 100}},
+        _in_turn(entry, f"{model}/stable-first/{protocol}", [stable, canary["name"]]),
         _in_turn(entry, f"{model}/canary-first/{protocol}", [canary["name"], stable]),
         _watched(entry, "stable", ready, protocol, addresses),
         _in_turn(entry, f"{model}/ready/any/{protocol}", [canary["name"], ready]),

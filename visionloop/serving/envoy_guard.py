@@ -25,6 +25,8 @@ CLIENT_MISTAKES = (
     "failed to get request params",
 )
 """How Triton's HTTP errors begin that are the request's fault, yet come with 500. A backend's own begin otherwise."""
+AWAY = ("Stub process '", "has no available versions")
+"""... and what they say where the model's process died, or is being replaced. 500 and 404, yet only a matter of time."""
 NOT_READ = "Unable to parse request"
 """What Triton's gRPC server says of bytes that are no message, with INTERNAL."""
 
@@ -168,6 +170,7 @@ end
 ON_ANSWER = (
     f"""
 local MISTAKES = {{{", ".join(f"[[{text}]]" for text in CLIENT_MISTAKES)}}}
+local AWAY = {{{", ".join(f"[[{text}]]" for text in AWAY)}}}
 local NOT_READ, LONGEST = "{NOT_READ}", {LONGEST_MESSAGE}
 """
     + r"""
@@ -179,25 +182,43 @@ local function is_mistake(text)
   return false
 end
 
-function envoy_on_response(answer)
-  local headers = answer:headers()
-  local said = headers:get("grpc-message")
-  if said and #said > LONGEST then
+local function is_away(text)
+  for _, words in ipairs(AWAY) do
+    if text:find(words, 1, true) then return true end
+  end
+  return false
+end
+
+local function read_grpc(headers, status)
+  local said = headers:get("grpc-message") or ""
+  if #said > LONGEST then
     headers:replace("grpc-message", (said:sub(1, LONGEST):gsub("%%%x?$", "")) .. "...")
   end
-  if headers:get("grpc-status") == "13" and said == NOT_READ then
+  if status == "13" and said == NOT_READ then
     headers:replace("grpc-status", "3")
     headers:replace("grpc-message", "expected a ModelInferRequest of KServe v2, found bytes that are none")
-  elseif headers:get(":status") == "500" then
-    local body = answer:body()
-    local size = body and math.min(body:length(), 200) or 0
-    -- What was got before the body came is out of reach now.
-    if size > 0 and is_mistake(body:getBytes(0, size)) then answer:headers():replace(":status", "400") end
-  end
+  elseif (status == "13" or status == "5") and is_away(said) then headers:replace("grpc-status", "14") end
+end
+
+local function read_http(answer)
+  local body = answer:body()
+  local start = body and body:getBytes(0, math.min(body:length(), 500)) or ""
+  -- What was got before the body came is out of reach now.
+  if is_away(start) then answer:headers():replace(":status", "503")
+  elseif is_mistake(start) then answer:headers():replace(":status", "400") end
+end
+
+-- An answer with a body has its gRPC status behind it, where no error of Triton's is.
+function envoy_on_response(answer)
+  local headers = answer:headers()
+  local grpc, status = headers:get("grpc-status"), headers:get(":status")
+  if grpc then read_grpc(headers, grpc)
+  elseif status == "500" or status == "404" then read_http(answer) end
 end
 """
 )
-"""Runs between a lane and Envoy's router, so that no retry, count or ejection follows from a client's mistake."""
+"""Runs between a lane and Envoy's router, so that no retry, count or ejection follows from a client's mistake, and a
+request that hit a dying process is tried again."""
 
 
 def request_guard() -> Json:

@@ -70,7 +70,7 @@ def stats_config() -> Json:
 def families() -> str:
     """The regular expression over Envoy's full names that a scrape may see."""
     kinds = {
-        r"cluster\.([^/]+/)?(stable|canary|canary-first)/(http|grpc)": OF_A_LANE,
+        r"cluster\.([^/]+/)?(stable|canary)(-first)?/(http|grpc)": OF_A_LANE,
         r"cluster\.capture": OF_CAPTURE,
         r"http\.endpoint": OF_THE_ENDPOINT,
         "server": OF_ENVOY,

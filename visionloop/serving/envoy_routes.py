@@ -27,8 +27,16 @@ MODEL_HEADER = "x-model"
 LATENCY_HEADER = "x-latency-us"
 METADATA = "visionloop"
 PER_TRY_SECONDS = 2.0
-"""How long the canary may take before the stable lane is asked instead."""
-RETRY_ON = "5xx,reset,connect-failure,refused-stream,unavailable,internal"
+"""How long a lane may take before the other is asked instead."""
+AWAY = "connect-failure,refused-stream,reset,gateway-error,unavailable"
+"""What a request gets from a lane that was killed, or whose model's process was."""
+FAILED = f"{AWAY},5xx,internal"
+"""... and what it gets from a model that fails: once more is of use only where another lane may answer."""
+TRIES_AT_OTHERS = 3
+TRIES_AT_THE_SAME = 100
+"""With the pauses before them they take about 24 s, if the request's time-out is not over by then."""
+PAUSES = {"base_interval": "0.025s", "max_interval": "0.5s"}
+"""Before a further try: at random up to the first, then up to its double, and so on."""
 GRPC_SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{GRPC_SERVICE}/ModelInfer"
 READY = f"{GRPC_SERVICE}/ModelReady"
@@ -166,10 +174,12 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
 
 
 def _weights(protocol: str, entry: ModelRoute) -> Json:
-    """Canary last: a session that is in it at 10 % stays in it at 30 %."""
+    """Canary last: a session that is in it at 10 % stays in it at 30 %. While it runs, each lane stands in for the
+    other."""
+    stable = "stable-first" if entry.canary else "stable"
     return {
         "clusters": [
-            {"name": f"{entry.model}/stable/{protocol}", "weight": entry.stable},
+            {"name": f"{entry.model}/{stable}/{protocol}", "weight": entry.stable},
             {"name": f"{entry.model}/canary-first/{protocol}", "weight": entry.canary},
         ],
         "use_hash_policy": True,
@@ -177,10 +187,15 @@ def _weights(protocol: str, entry: ModelRoute) -> Json:
 
 
 def _retry(entry: ModelRoute) -> Json:
-    """One more try; behind the canary's weight it goes to the other lane. Only a canary is ever cut short."""
+    """Once more, at the other lane, while there is a canary; else as soon as the killed lane is back.
+
+    An inference changes nothing, so that it may be repeated. What a model fails again and again is not: without a
+    canary nobody else would answer it.
+    """
     policy: Json = {
-        "retry_on": RETRY_ON,
-        "num_retries": 1,
+        "retry_on": FAILED if entry.canary else AWAY,
+        "num_retries": TRIES_AT_OTHERS if entry.canary else TRIES_AT_THE_SAME,
+        "retry_back_off": PAUSES,
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",
             "typed_config": {

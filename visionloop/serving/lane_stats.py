@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PARTS = {"stable": "stable", "canary": "canary-first"}
+PARTS = {"stable": ("stable", "stable-first"), "canary": ("canary-first",)}
+"""Lane -> the clusters that the weights send its share to."""
 GRPC_METHOD = "inference.GRPCInferenceService.ModelInfer"
 
 
@@ -13,8 +14,7 @@ GRPC_METHOD = "inference.GRPCInferenceService.ModelInfer"
 class LaneCount:
     """Requests that the weights sent to a lane, and those that it failed, counters since Envoy started.
 
-    A request that the canary failed and the stable lane then answered is an error of the canary, though its client
-    never saw one.
+    A request that a lane failed and the other then answered is an error of the first, though its client never saw one.
     """
 
     requests: int = 0
@@ -29,13 +29,12 @@ class LaneCount:
 
 def count_lanes(model: str, stats: Mapping[str, Any]) -> dict[str, LaneCount]:
     """Lane -> counts, from Envoy's `cluster.<model>/...` counters."""
-    return {lane: _count(f"cluster.{model}/{part}/", stats) for lane, part in PARTS.items()}
+    return {lane: _count([f"cluster.{model}/{part}/" for part in parts], stats) for lane, parts in PARTS.items()}
 
 
-def _count(prefix: str, stats: Mapping[str, Any]) -> LaneCount:
+def _count(prefixes: list[str], stats: Mapping[str, Any]) -> LaneCount:
     requests = errors = 0
-    for protocol in ("http", "grpc"):
-        at = f"{prefix}{protocol}."
+    for at in (f"{prefix}{protocol}." for prefix in prefixes for protocol in ("http", "grpc")):
         requests += int(stats.get(f"{at}upstream_rq_completed", 0))
         errors += int(stats.get(f"{at}upstream_rq_5xx", 0)) + int(stats.get(f"{at}upstream_rq_retry", 0))
         errors += _grpc_failures(f"{at}grpc.{GRPC_METHOD}.", stats)

@@ -62,8 +62,8 @@ def send_probes(
 
     Which lane will answer is not known before, so each probe carries one image of every lane's own golden samples,
     and the answer is held against those of the lane that answered. `give_up(faults)` ends it early; an error whose
-    lane is not known counts against the canary. Where the canary answers nothing, the endpoint may be passing it by
-    for some seconds: `is_well()` waits for its return, or says no, which ends it too.
+    lane is not known counts against the canary, unless the endpoint itself was away. Where the canary answers nothing,
+    the endpoint may be passing it by for some seconds: `is_well()` waits for its return, or says no, which ends it too.
     """
     tallies = {"stable": Tally(), "canary": Tally()}
     probe = _Probe(client, goldens, tallies)
@@ -104,7 +104,9 @@ class _Probe:
         try:
             answers = self._client.predict(images, probe=True)
         except EndpointError as error:
-            log.info("probe %d: %s", number, error)
+            log.log(logging.DEBUG if error.refused else logging.INFO, "probe %d: %s", number, error)
+            if error.refused:
+                return
             with self._lock:
                 self._tallies[error.lane if error.lane in self._tallies else "canary"].errors += 1
             return

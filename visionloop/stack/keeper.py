@@ -32,13 +32,14 @@ RESTART_AFTER = 12
 
 @dataclass(frozen=True)
 class Patience:
-    """How often a service may die: at most `deaths` in `window_s`; the pause doubles from `first_s` to `longest_s`."""
+    """How often a service may die: at most `deaths` in `window_s`. The first new start is at once; from the second on
+    there is a pause before it, which doubles from `first_s` to `longest_s`."""
 
     deaths: int = 5
     window_s: float = 300.0
     first_s: float = 0.5
     longest_s: float = 20.0
-    watch_s: float = 1.0
+    watch_s: float = 0.5
     """Between two looks at the process."""
     complaint_s: float = 1.0
     """How long a complaint must last: a stub that Triton unloads looks dead for a moment."""
@@ -141,7 +142,9 @@ class Keeper:
         self.deaths.append(now)
         if len(self.deaths) > self.patience.deaths:
             return None
-        return min(self.patience.first_s * 2.0 ** (len(self.deaths) - 1), self.patience.longest_s)
+        if len(self.deaths) == 1:
+            return 0.0
+        return min(self.patience.first_s * 2.0 ** (len(self.deaths) - 2), self.patience.longest_s)
 
     def _wait_for_rearm(self) -> None:
         """`visionloop up` on a running stack gives a service that was given up another chance."""

@@ -25,7 +25,6 @@ task:
   image: {{ height: {side}, width: {side}, channels: 1 }}
 suite:
   scenarios: [{{ name: all, at_least: 0.5 }}]
-serving: {{ timeout_ms: 4000 }}
 release: {{ approval: automatic, shadow_images: 0, canary_percent: [20, 60], step_requests: 60, max_latency_ratio: 20 }}
 """
 

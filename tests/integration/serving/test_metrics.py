@@ -165,7 +165,7 @@ def test_what_was_sent_is_what_is_counted(traced, metered):
     stable, canary = table.lanes
     assert sum(stable.errors.values()) + sum(canary.errors.values()) == 12
     assert (stable.versions, canary.versions) == ([1], [2])
-    assert stable.batch_images == 3.0  # one request at a time, and nobody checks the stable lane's health
+    assert 2.0 < stable.batch_images <= 3.0  # one request at a time, and the endpoint's checks of one image
     assert 1.0 <= canary.batch_images <= 3.0
     assert table.refused == {"too large": 1, "other": 2}
     assert sum(table.laneless.values()) == 1  # the one that was too large

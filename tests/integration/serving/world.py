@@ -139,8 +139,11 @@ class Traffic:
     `pause_seconds` between two requests.
     """
 
-    def __init__(self, world: World, *, batch: np.ndarray | None = None, pause_seconds: float = 0.0) -> None:
+    def __init__(
+        self, world: World, *, batch: np.ndarray | None = None, pause_seconds: float = 0.0, most_tries: int = 1
+    ) -> None:
         self._world = world
+        self._most_tries = most_tries
         self._batch = tiny.images(3, seed=9) if batch is None else batch
         self._pause_seconds = pause_seconds
         self._end = threading.Event()
@@ -148,8 +151,7 @@ class Traffic:
         self.seen: Counter = Counter()
         self._new: set = set()
         self.failures: list[str] = []
-        self.failed_at: list[float] = []
-        """By the monotonic clock."""
+        self.slowest_ms = 0.0
         self.answers: dict[str, list[np.ndarray]] = {"stable": [], "canary": []}
         """Lane -> probabilities [N,K] of each request."""
 
@@ -167,16 +169,17 @@ class Traffic:
         return taken
 
     def _send(self) -> None:
-        with Client(self._world.servers.settings.endpoint_url, self._world.project, most_tries=1) as client:
+        url, project = self._world.servers.settings.endpoint_url, self._world.project
+        with Client(url, project, most_tries=self._most_tries) as client:
             while not self._end.is_set():
                 try:
                     found = client.predict(self._batch)
                     self.seen[found[0].lane, found[0].version] += 1
+                    self.slowest_ms = max(self.slowest_ms, found[0].latency_ms)
                     self._new.add((found[0].lane, found[0].version))
                     self.answers[found[0].lane].append(np.stack([answer.probabilities for answer in found]))
                 except VisionLoopError as error:
                     self.failures.append(str(error))
-                    self.failed_at.append(time.monotonic())
                     time.sleep(0.01)
                 time.sleep(self._pause_seconds)
 

@@ -47,7 +47,7 @@ def test_the_example_project_changes_in_one_line() -> None:
     changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
     assert len(changed) == 1
     serving = parse_project(after, FASHION).serving
-    assert (serving.threads, serving.queue_delay_us, serving.timeout_ms) == (2, 500, 5000)
+    assert (serving.threads, serving.queue_delay_us, serving.timeout_ms) == (2, 500, 10_000)
 
 
 @pytest.mark.parametrize(

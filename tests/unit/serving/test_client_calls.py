@@ -196,11 +196,18 @@ def test_a_server_that_was_away_is_asked_again_with_the_same_id(predict: Predict
     assert answer.latency_ms >= 350
 
 
-def test_after_four_tries_it_is_an_error_that_says_so(predict: Predict, lane: Lane) -> None:
+def test_after_so_many_tries_it_is_an_error_that_says_so(predict: Predict, lane: Lane) -> None:
     lane.failures = [DOWN] * 9
     with pytest.raises(EndpointError, match=r"tried 4 times.*UNAVAILABLE: no healthy upstream") as caught:
-        predict(images(1))
+        predict(images(1), opened={"most_tries": 4})
     assert (caught.value.code, caught.value.tries, len(lane.asked)) == ("UNAVAILABLE", 4, 4)
+    assert not caught.value.refused  # the endpoint was there: no lane was
+
+
+def test_an_endpoint_where_nobody_listens_refused_it() -> None:
+    with Client("http://127.0.0.1:1", PROJECT, most_tries=2) as client, pytest.raises(EndpointError) as caught:
+        client.predict(images(1))
+    assert caught.value.refused and caught.value.tries == 2
 
 
 @pytest.mark.parametrize(

@@ -92,25 +92,37 @@ def test_every_route_leads_to_clusters_that_exist(entry: ModelRoute) -> None:
         action = route.get("route", {})
         assert set(weights(route)) <= set(known) if "weighted_clusters" in action else True
         assert action.get("cluster", "stable/http") in known
-    behind = known[f"{entry.model}/canary-first/grpc"]["cluster_type"]["typed_config"]["clusters"]
-    assert behind == [f"{entry.model}/canary/grpc", f"{entry.model}/stable/grpc"]  # who fails is followed by stable
-    assert set(behind) <= set(known)
+    for first, then in (("canary", "stable"), ("stable", "canary")):  # who fails is followed by the other
+        behind = known[f"{entry.model}/{first}-first/grpc"]["cluster_type"]["typed_config"]["clusters"]
+        assert behind == [f"{entry.model}/{first}/grpc", f"{entry.model}/{then}/grpc"]
+        assert set(behind) <= set(known)
 
 
 def test_both_protocols_have_the_weights_with_the_canary_last() -> None:
     """Last: a session that is in at 10 % stays in at 30 %."""
     found = [list(weights(route).items()) for route in of_model(ENTRY)]
-    http = [("m/stable/http", 90), ("m/canary-first/http", 10)]
-    grpc = [("m/stable/grpc", 90), ("m/canary-first/grpc", 10)]
+    http = [("m/stable-first/http", 90), ("m/canary-first/http", 10)]
+    grpc = [("m/stable-first/grpc", 90), ("m/canary-first/grpc", 10)]
     assert found == [http, grpc, http, grpc]
 
 
-def test_only_a_running_canary_is_cut_short() -> None:
-    policies = {
-        e.canary: of_model(e)[0]["route"]["retry_policy"] for e in (ENTRY, replace(ENTRY, stable=100, canary=0))
-    }
-    assert policies[10]["per_try_timeout"] == "2.0s"
-    assert "per_try_timeout" not in policies[0]
+def test_nobody_stands_in_for_the_stable_lane_but_a_canary_with_traffic() -> None:
+    """What is loaded in the canary lane before that has not been looked at."""
+    assert [*weights(of_model(replace(ENTRY, stable=100, canary=0))[0])] == ["m/stable/http", "m/canary-first/http"]
+
+
+def test_a_lane_without_another_is_waited_for_and_asked_once_where_its_model_fails() -> None:
+    """Else one request that a model cannot answer would be as many as there are tries."""
+    alone, both = (of_model(e)[0]["route"]["retry_policy"] for e in (replace(ENTRY, stable=100, canary=0), ENTRY))
+    assert {"5xx", "internal"} & set(alone["retry_on"].split(",")) == set()
+    assert {"5xx", "internal"} <= set(both["retry_on"].split(","))
+    assert set(alone["retry_on"].split(",")) < set(both["retry_on"].split(","))
+    assert both["num_retries"] < 5 < alone["num_retries"]
+    assert "per_try_timeout" not in alone  # nobody else would be faster
+
+
+def test_a_lane_is_cut_short_while_there_is_another() -> None:
+    assert of_model(ENTRY)[0]["route"]["retry_policy"]["per_try_timeout"] == "2.0s"
     assert of_model(replace(ENTRY, timeout_ms=1000))[0]["route"]["retry_policy"]["per_try_timeout"] == "0.5s"
 
 

@@ -12,11 +12,12 @@ def test_both_protocols_are_added_up_and_other_models_left_out() -> None:
     stats = {
         "cluster.m/stable/http.upstream_rq_completed": 5,
         "cluster.m/stable/grpc.upstream_rq_completed": 7,
+        "cluster.m/stable-first/grpc.upstream_rq_completed": 20,
         f"{CANARY}grpc.upstream_rq_completed": 3,
         "cluster.other/stable/grpc.upstream_rq_completed": 100,
         "cluster.m/canary/grpc.upstream_rq_completed": 100,  # behind the weight: counted once, at the weight
     }
-    assert count_lanes("m", stats) == {"stable": LaneCount(12, 0), "canary": LaneCount(3, 0)}
+    assert count_lanes("m", stats) == {"stable": LaneCount(32, 0), "canary": LaneCount(3, 0)}
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,19 @@ def test_a_canary_with_another_models_answers_disagrees_every_time() -> None:
     assert tallies["stable"].disagreements == 0
 
 
+def test_an_endpoint_that_is_away_is_nobodys_fault() -> None:
+    class Away(Endpoint):
+        def predict(self, images: np.ndarray, *, probe: bool = False) -> list[Answer]:
+            found = super().predict(images, probe=probe)
+            if self.sent % 3 == 0:
+                raise EndpointError("connection refused", code="UNAVAILABLE", lane=None, refused=True)
+            return found
+
+    tallies = send_probes(Away(), GOLDENS, wanted=50, most=1000, give_up=never, is_well=always)
+    assert [(tally.errors, tally.faults) for tally in tallies.values()] == [(0, 0), (0, 0)]
+    assert tallies["canary"].probes >= 50
+
+
 def test_an_answer_of_nan_counts_as_a_fault_and_not_as_another_answer() -> None:
     """Even where only the other lane's image is answered so: clients will send such images too."""
 

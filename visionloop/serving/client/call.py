@@ -155,10 +155,11 @@ class Request:
             most_tries=self._most_tries,
         )
         if pause is None or self._call.given_up:
-            raise self._error(code, failures.detail_of(error), heads.get(LANE_HEADER))
+            refused = code == "UNAVAILABLE" and not heads  # what the endpoint says itself has a head
+            raise self._error(code, failures.detail_of(error), heads.get(LANE_HEADER), refused=refused)
         return pause
 
-    def _error(self, code: str, detail: str, lane: str | None) -> EndpointError:
+    def _error(self, code: str, detail: str, lane: str | None, *, refused: bool = False) -> EndpointError:
         endpoint, model = self._endpoint, self._endpoint.model
         version = failures.last_answered(endpoint.versions, lane)
         facts = [
@@ -172,7 +173,7 @@ class Request:
             f"request {self._id} ({'; '.join(facts)}): the endpoint {endpoint.url} did not answer for {model.name}: "
             f"{code}: {detail}"
         )
-        return EndpointError(text, code=code, lane=lane, request_id=self._id, tries=self._tries)
+        return EndpointError(text, code=code, lane=lane, request_id=self._id, tries=self._tries, refused=refused)
 
 
 def _metadata(endpoint: Endpoint, probe: bool, session: str | None, traceparent: str | None) -> list[tuple[str, str]]:

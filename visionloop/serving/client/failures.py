@@ -9,16 +9,27 @@ LONGEST_DETAIL = 300
 
 
 class EndpointError(StoreError):
-    """The endpoint did not answer a request; `code` is gRPC's name for why, `lane` the lane that failed if known."""
+    """The endpoint did not answer a request; `code` is gRPC's name for why, `lane` the lane that failed if known.
+
+    `refused`: nobody was there to take it, or to answer it: the endpoint itself was down, whatever its lanes do.
+    """
 
     def __init__(
-        self, message: str, *, code: str, lane: str | None, request_id: str | None = None, tries: int = 1
+        self,
+        message: str,
+        *,
+        code: str,
+        lane: str | None,
+        request_id: str | None = None,
+        tries: int = 1,
+        refused: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.lane = lane
         self.request_id = request_id
         self.tries = tries
+        self.refused = refused
 
 
 def heads_of(error: Any) -> dict[str, str]:

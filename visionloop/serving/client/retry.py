@@ -8,11 +8,11 @@ a server that was not there.
 
 from collections.abc import Mapping
 
-MOST_TRIES = 4
-"""Of one request, the first included."""
+MOST_TRIES = 10
+"""Of one request, the first included: with the pauses they outlast the restart of an endpoint that was killed."""
 FIRST_PAUSE_SECONDS = 0.1
 """Before the second try; it doubles with each."""
-LONGEST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 1.0
 PUSHBACK = "grpc-retry-pushback-ms"
 
 
