@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import kill_all
 from visionloop.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ def demo() -> Iterator[Demo]:
             load_settings({"VISIONLOOP_HOME": str(home), "VISIONLOOP_PROJECTS": str(ROOT / "projects")}),
         )
     finally:
+        kill_all(Settings(home=home))
         subprocess.run([visionloop, "--home", str(home), "down"], cwd=ROOT, timeout=120, check=False)
         if done.returncode == 0:
             shutil.rmtree(HOME, ignore_errors=True)

@@ -5,7 +5,9 @@ Each folder of tests has the stack that it needs, ended with its last test: serv
 """
 
 import contextlib
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ import pytest
 
 from visionloop import stack
 from visionloop.settings import Settings, load_settings
+from visionloop.stack.process import family, is_alive
+from visionloop.stack.status import read_state
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -29,8 +33,22 @@ def running_stack(only: Collection[str] | None = None) -> Iterator[Settings]:
             stack.up(settings, only=only)
             yield load_settings({"VISIONLOOP_HOME": str(settings.home), "VISIONLOOP_PROJECTS": str(settings.projects)})
         finally:
+            kill_all(settings)
             stack.down(settings)
             shutil.rmtree(home, ignore_errors=True)
+
+
+def kill_all(settings: Settings) -> None:
+    """The data are thrown away: nobody waits for what the servers would still write. `down` is tested elsewhere."""
+    state = read_state(settings.home)
+    if state is None or not is_alive(state.supervisor):
+        return
+    assert state.supervisor is not None
+    os.kill(state.supervisor.pid, signal.SIGTERM)  # first, so that it starts none of them again
+    for leader in [entry.leader for entry in state.services.values() if entry.leader]:
+        for pid in family(leader):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,9 @@ CLIENT_MISTAKES = (
     "Unable to set '",
     "failed to get request params",
 )
-"""How Triton's HTTP errors begin that are the request's fault, yet come with 500. A backend's own begin otherwise."""
+"""How Triton's HTTP errors begin that are the request's fault, yet come with 500; a backend's begin otherwise."""
 AWAY = ("Stub process '", "has no available versions")
-"""... and what they say where the model's process died, or is being replaced. 500 and 404, yet only a matter of time."""
+"""... and what they say where the model's process died (500), or is being replaced (404): a matter of seconds."""
 NOT_READ = "Unable to parse request"
 """What Triton's gRPC server says of bytes that are no message, with INTERNAL."""
 

@@ -28,7 +28,7 @@ DEADLINE_SECONDS = 10.0
 OWN = "visionloop.."
 """How the models begin that the loop itself sends to a lane; no project can be called so."""
 LOAD_SECONDS = 120.0
-UNLOAD_SECONDS = 15.0
+UNLOAD_SECONDS = 5.0
 """With a dead model process an unload never ends."""
 CHANNEL = [
     ("grpc.max_send_message_length", -1),

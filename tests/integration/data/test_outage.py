@@ -96,7 +96,7 @@ def test_in_the_middle_of_an_append(server: Seaweed, stores: Stores, frozen: boo
     begun: list[threading.Thread] = []
 
     def breaks(known: Known) -> Iterator[pa.RecordBatch]:
-        begun or begun.append(server.outage(GONE_SECONDS[frozen], frozen=frozen))
+        begun or begun.append(server.outage(GONE_SECONDS[True], frozen=frozen))
         yield from made(known)
 
     appended = stores.datasets.append("other", breaks, mark="one", since=0)

@@ -18,11 +18,14 @@ from visionloop.serving.envoy import write_initial
 from visionloop.serving.envoy_limits import DEFAULT, Limits
 from visionloop.serving.tracing import trace_flags
 from visionloop.settings import Settings, to_environ
+from visionloop.stack.service import SHARED_MEMORY
 
 REPO = Path(__file__).resolve().parents[3]
 OPT = Path(sys.prefix) / "opt"
 TRITON = OPT / "triton"
 LANES = ("stable", "canary")
+REGIONS = f"vl-test-{os.getpid()}-"
+"""How the lanes' shared memory begins."""
 
 
 class Servers:
@@ -93,7 +96,7 @@ class Servers:
             *("--allow-gpu-metrics=false", "--exit-on-error=false", "--strict-readiness=false"),
             *("--exit-timeout-secs=5", "--disable-auto-complete-config"),
             f"--backend-directory={self.folder / 'backends'}",
-            f"--backend-config=python,shm-region-prefix-name=vl-test-{os.getpid()}-{lane}-",
+            f"--backend-config=python,shm-region-prefix-name={REGIONS}{lane}-",
             *trace_flags(lane, self.settings.traces_url),
         ]
         environ = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": path}
@@ -137,16 +140,13 @@ class Servers:
             self.processes.pop(name).wait(20)
 
     def stop(self) -> None:
-        """End all."""
+        """End all, at once: what they would still write is thrown away."""
         for process in self.processes.values():
-            os.killpg(process.pid, signal.SIGCONT)
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes.values():
-            try:
-                process.wait(12)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
+        for region in SHARED_MEMORY.glob(f"{REGIONS}*"):
+            region.unlink(missing_ok=True)
 
     def log(self, name: str) -> str:
         """What a server has said."""
