@@ -257,7 +257,10 @@ class Release(Section):
     approval_timeout_hours: float = Field(72.0, gt=0.0)
     """Nobody decided: rejected."""
     shadow_images: int = Field(1_000, ge=0, le=100_000)
-    """Captured images that the candidate answers before any client does, the newest first; 0: no shadow."""
+    """Images that the candidate answers before any client sees an answer: what clients ask meanwhile, then captured
+    ones, the newest first; 0: no shadow."""
+    shadow_seconds: float = Field(60.0, ge=0.0, le=86_400.0)
+    """Longest that live traffic is waited for; 0: captured images only."""
     max_changed: Share = 0.5
     """Share of captured images that may be answered with another label than the champion's."""
     max_unsure: Share = 0.2

@@ -350,9 +350,11 @@ class CanaryStep(Frozen):
 class ShadowEvidence(Frozen):
     """What the candidate answered to traffic that the champion had answered, before any client saw it."""
 
-    source: Literal["replayed", "none"]
-    """`replayed`: captured requests, asked again; `none`: nothing was captured."""
+    source: Literal["mirrored", "replayed", "none"]
+    """`mirrored`: live requests, sent to both; `replayed`: captured ones, asked again, as well; `none`: no traffic."""
     images: int
+    mirrored: int = 0
+    """Of those, of live requests."""
     failed: int
     """Images without an answer, or with one that is no probabilities."""
     not_finite: int = 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from visionloop.serving.envoy_capture import AUTHORITY, MIRRORED, SHADOW
 from visionloop.serving.envoy_routes import INFER, LANE_HEADER, LATENCY_HEADER, MODEL_HEADER
 from visionloop.serving.kserve import Message
 
@@ -62,8 +63,9 @@ class Exchange:
 
     @property
     def lane(self) -> str:
-        """Which lane answered."""
-        return self.response_headers.get(LANE_HEADER, "")
+        """Which lane answered; `shadow` for a mirrored request, whose answer went to nobody."""
+        mirrored = MIRRORED.fullmatch(self.request_headers.get(AUTHORITY, ""))
+        return self.response_headers.get(LANE_HEADER, "") or (SHADOW if mirrored else "")
 
     @property
     def model(self) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from visionloop import layout
 from visionloop.capture.exchange import Exchange
+from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.kserve import Inference
 
 SCHEMA = pa.schema(
@@ -49,10 +50,13 @@ class CaptureFile:
 def make_files(
     inferences: Iterable[tuple[Exchange, Inference]], *, now: datetime, image_share: Callable[[str], float]
 ) -> list[CaptureFile]:
-    """A file per model, version and lane. `image_share(model)` is the share of requests that keep their images."""
+    """A file per model, version and lane. `image_share(model)` is the share of requests that keep their images.
+
+    Mirrored ones keep none: the request itself is captured too.
+    """
     groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for exchange, inference in inferences:
-        keep = keeps_image(exchange.request_id, image_share(inference.model))
+        keep = exchange.lane != SHADOW and keeps_image(exchange.request_id, image_share(inference.model))
         group = groups.setdefault((inference.model, inference.version, exchange.lane), [])
         group += _rows(exchange, inference, keep)
     return [

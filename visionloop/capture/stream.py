@@ -6,6 +6,7 @@ from typing import Any
 from visionloop.capture.buffer import Buffer
 from visionloop.capture.counters import Counters, Outcome
 from visionloop.capture.exchange import LARGEST_BYTES, Exchange
+from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.envoy_clusters import LANES
 from visionloop.serving.traffic import NO_LANE
 
@@ -58,7 +59,7 @@ class CaptureStream:
             self._count(exchange, "full")
 
     def _count(self, exchange: Exchange, outcome: Outcome) -> None:
-        lane = exchange.lane if exchange.lane in LANES else NO_LANE
+        lane = exchange.lane if exchange.lane in (*LANES, SHADOW) else NO_LANE
         self._counters.add_request(outcome, model=exchange.model, lane=lane)
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from math import ceil
 
 from visionloop.errors import DataError
+from visionloop.serving.envoy_capture import SHADOW
 
 KEY = re.compile(
     r"version=(?P<version>\d+)/lane=(?P<lane>[a-z]+)/hour=\d{10}/(?P<at_ms>\d+)-(?P<unique>[0-9a-fA-F-]+)-n(?P<rows>\d+)\.parquet$"
@@ -39,11 +40,15 @@ def parse_capture(key: str) -> Capture | None:
 def waiting(
     keys: Iterable[str], *, consumed: Collection[str], version: int, since: datetime | None = None
 ) -> list[Capture]:
-    """Captures of this version that no window has counted yet, oldest first; with `since`, none from before it."""
+    """Captures of this version that no window has counted yet, oldest first; with `since`, none from before it.
+
+    Mirrored requests are left out: they are captured once more, as what was answered.
+    """
     seen = frozenset(consumed)
     since_ms = since.timestamp() * 1000 if since else 0
     captures = (parse_capture(key) for key in keys if key not in seen)
-    mine = (capture for capture in captures if capture and capture.version == version and capture.rows > 0)
+    served = (capture for capture in captures if capture and capture.lane != SHADOW)
+    mine = (capture for capture in served if capture.version == version and capture.rows > 0)
     return sorted((c for c in mine if c.at_ms >= since_ms), key=lambda capture: (capture.at_ms, capture.key))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from visionloop.atomic import write_whole
 from visionloop.errors import ConfigError
 from visionloop.serving.addresses import LOOPBACK, Addresses
+from visionloop.serving.envoy_capture import capture_filter
 from visionloop.serving.envoy_clusters import render_clusters
 from visionloop.serving.envoy_guard import request_guard
 from visionloop.serving.envoy_limits import (
@@ -30,7 +31,6 @@ from visionloop.serving.envoy_limits import (
 from visionloop.serving.envoy_metrics import admin_cluster, metrics_listener, stats_config
 from visionloop.serving.envoy_routes import (
     BUFFER_FILTER,
-    CAPTURE_FILTER,
     EXTRACTION_FILTER,
     KEY_FILTER,
     KEY_HEADER,
@@ -43,14 +43,8 @@ Keys = dict[str, str] | None
 
 STATS_SECONDS = 1
 """So much older than its counters may a histogram be that Prometheus reads."""
-CAPTURE_PAUSE_SECONDS = 1.0
 NAMED = {"ModelInfer": ("model_name", "modelName"), "ModelReady": ("name", "name")}
 """gRPC methods that are routed by their model: the field with its name, and what JSON calls that field."""
-CAPTURED_HEADERS = (
-    *(":path", ":status", "content-type", "content-encoding", "grpc-encoding", "grpc-status"),
-    *("inference-header-content-length", "x-request-id", "x-lane", "x-latency-us", "x-model", "traceparent"),
-)
-"""All that the capture service sees of a request's head: no credentials."""
 
 
 def write_initial(folder: Path, addresses: Addresses, *, keys: Keys = None, limits: Limits = DEFAULT) -> None:
@@ -150,7 +144,7 @@ def _connection_manager(folder: Path, addresses: Addresses, keys: Keys, limits: 
 
 
 def _filters(addresses: Addresses, keys: Keys, limits: Limits) -> list[Json]:
-    capture = [_capture_filter()] if addresses.capture_grpc else []
+    capture = [capture_filter()] if addresses.capture_grpc else []
     return [
         *([_key_filter(keys, limits)] if keys is not None else []),  # first: a stranger's body is not even kept
         *rate_filter(limits, keyed=keys is not None),
@@ -191,26 +185,6 @@ def _decompressor() -> Json:
         decompressor_library={"name": "gzip", "typed_config": {**library, "max_inflate_ratio": 1032}},
         request_direction_config={"advertise_accept_encoding": False},
         response_direction_config=off,
-    )
-
-
-def _capture_filter() -> Json:
-    """Bodies are copied to the capture service and nobody waits for it: it may be slow, stopped or dead."""
-    modes = {
-        **{"request_header_mode": "SEND", "request_body_mode": "STREAMED", "request_trailer_mode": "SKIP"},
-        **{"response_header_mode": "SEND", "response_body_mode": "STREAMED", "response_trailer_mode": "SEND"},
-    }
-    return _filter(
-        CAPTURE_FILTER,
-        "ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": "capture"}},
-        failure_mode_allow=True,
-        observability_mode=True,
-        # What the service has not read by then is lost, so it may pause for a second; the streams that are open
-        # meanwhile are bounded by the cluster's limit, above which requests are not captured.
-        deferred_close_timeout=f"{CAPTURE_PAUSE_SECONDS}s",
-        processing_mode=modes,
-        forward_rules={"allowed_headers": {"patterns": [{"exact": name} for name in CAPTURED_HEADERS]}},
     )
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from visionloop.serving.addresses import Addresses
+from visionloop.serving.envoy_capture import capture_filter
 from visionloop.serving.envoy_guard import LARGEST_ANSWER_HEAD_KIB, answer_guard
 from visionloop.serving.envoy_routes import ModelRoute
 
@@ -13,12 +14,14 @@ Json = dict[str, Any]
 
 LANES = ("stable", "canary")
 PROTOCOLS = ("http", "grpc")
-PARTS = ("stable", "canary", "stable-first", "canary-first", "ready/stable", "ready/any")
+PARTS = ("stable", "canary", "stable-first", "canary-first", "shadow", "ready/stable", "ready/any")
 BUFFER_BYTES = 16 << 20
 LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests": 1024, "max_retries": 1024}
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
 CAPTURE_LIMITS = {**LIMITS, "max_requests": 8192}
-"""Each captured request keeps its stream for a second (see `CAPTURE_PAUSE_SECONDS`): so many a second are captured."""
+"""Each captured request keeps its stream for `envoy_capture.PAUSE_SECONDS`: so many a second are captured."""
+MIRRORED_AT_ONCE = 64
+"""Further requests are not mirrored: what clients send must not queue up in the canary lane."""
 LARGEST_CHECK_BYTES = 256 << 10
 """Images above this are not sent as a health check; Triton's own readiness is asked instead."""
 
@@ -53,9 +56,20 @@ def _clusters_of(entry: ModelRoute, protocol: str, addresses: Addresses) -> list
         {**canary, "outlier_detection": {**outliers, "max_ejection_percent": 100}},
         _in_turn(entry, f"{model}/stable-first/{protocol}", [stable, canary["name"]]),
         _in_turn(entry, f"{model}/canary-first/{protocol}", [canary["name"], stable]),
+        _shadow(entry, protocol, addresses),
         _watched(entry, "stable", ready, protocol, addresses),
         _in_turn(entry, f"{model}/ready/any/{protocol}", [canary["name"], ready]),
     ]
+
+
+def _shadow(entry: ModelRoute, protocol: str, addresses: Addresses) -> Json:
+    """The canary lane for mirrored requests: their answers go to the capture service, and to nobody else."""
+    cluster = _lane_cluster(f"{entry.model}/shadow/{protocol}", "canary", protocol, addresses)
+    if addresses.capture_grpc:
+        [options] = cluster["typed_extension_protocol_options"].values()
+        options["http_filters"] = [capture_filter(mirrored=True), *options["http_filters"]]
+    at_once = min(MIRRORED_AT_ONCE, entry.max_in_flight)
+    return {**cluster, "circuit_breakers": {"thresholds": [dict.fromkeys(LIMITS, at_once)]}}
 
 
 def _watched(entry: ModelRoute, lane: str, name: str, protocol: str, addresses: Addresses) -> Json:

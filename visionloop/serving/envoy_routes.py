@@ -63,6 +63,8 @@ class ModelRoute:
     """Height, width, channels of the uint8 input."""
     max_in_flight: int = 1024
     """Requests under way to each lane; further ones get 503."""
+    mirrored: bool = False
+    """What is captured goes to the canary lane as well, whose answers no client sees."""
 
     def __post_init__(self) -> None:
         if min(self.stable, self.canary) < 0 or self.stable + self.canary != 100:
@@ -156,7 +158,10 @@ def _captured(match: Json, protocol: str, entry: ModelRoute) -> Json:
         "runtime_key": f"capture.{entry.model}",
     }
     headers = [*match["headers"], _NO_PROBE]
-    return _route({**match, "headers": headers, "runtime_fraction": share}, protocol, entry, captured=True)
+    route = _route({**match, "headers": headers, "runtime_fraction": share}, protocol, entry, captured=True)
+    if entry.mirrored:
+        route["route"]["request_mirror_policies"] = [{"cluster": f"{entry.model}/shadow/{protocol}"}]
+    return route
 
 
 def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = False) -> Json:

@@ -3,6 +3,8 @@
 Pure: answers in, evidence and verdict out. Nothing of it reaches a client.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from visionloop.project import Release as Policy
@@ -16,14 +18,39 @@ UNSURE = 0.5
 """An answer below this confidence is unsure: no class has more than half of it."""
 
 
-def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0) -> ShadowEvidence:
-    """Evidence of answers [N,K] to the same images; `failed` images got no answer of the candidate at all."""
+def pair(
+    champion: Mapping[str, Matrix], candidate: Mapping[str, Matrix], *, refused: int
+) -> tuple[Matrix, Matrix, int]:
+    """Both models' answers [N,K] to the same images, and how many images the candidate failed; [n,K] by request id.
+
+    A mirrored request without the candidate's answer was failed by it, or was not captured: as many were failed as the
+    capture service saw errors (`refused`, in requests), so that what is merely missing is held against nobody.
+    """
+    both = [one for one, answers in candidate.items() if len(answers) == len(champion.get(one, ()))]
+    missing = [len(answers) for one, answers in champion.items() if one not in candidate]
+    failed = round(sum(missing) * min(1.0, refused / len(missing))) if missing else 0
+    classes = max((answers.shape[1] for answers in champion.values()), default=0)
+    nothing = np.empty((0, classes), np.float32)
+    return (
+        np.concatenate([nothing, *(champion[one] for one in both)]),
+        np.concatenate([nothing, *(candidate[one] for one in both)]),
+        failed,
+    )
+
+
+def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0, mirrored: int = 0) -> ShadowEvidence:
+    """Evidence of answers [N,K] to the same images; `failed` images got no answer of the candidate at all.
+
+    `mirrored` of all these images were of live requests.
+    """
     sick = unsound(candidate)
     both = ~sick & ~unsound(champion)
     changed = champion[both].argmax(axis=1) != candidate[both].argmax(axis=1)
+    images = len(candidate) + failed
     return ShadowEvidence(
-        source="replayed" if len(candidate) + failed else "none",
-        images=len(candidate) + failed,
+        source="none" if images == 0 else "mirrored" if mirrored == images else "replayed",
+        images=images,
+        mirrored=mirrored,
         failed=failed + int(sick.sum()),
         not_finite=int((~np.isfinite(candidate).all(axis=1)).sum()),
         compared=int(both.sum()),
@@ -35,7 +62,7 @@ def hold_together(champion: Matrix, candidate: Matrix, *, failed: int = 0) -> Sh
 
 def judge(seen: ShadowEvidence, policy: Policy) -> str | None:
     """Why the candidate may not go on; None when nothing speaks against it, which few images can hardly do."""
-    text = f"of {seen.images} captured images the candidate"
+    text = f"of {seen.images} {_which(seen)} images the candidate"
     answered = Rate(seen.failed, seen.images)
     if held_against(answered, None, policy.max_error_rate, policy) == "worse":
         share = f" ({seen.not_finite} with NaN or infinity)" if seen.not_finite else ""
@@ -54,8 +81,16 @@ def judge(seen: ShadowEvidence, policy: Policy) -> str | None:
 def describe(seen: ShadowEvidence) -> str:
     """The evidence in one line."""
     if seen.source == "none":
-        return "no captured traffic to replay"
+        return "no live traffic to mirror, and none captured to replay"
+    live, captured = f"{seen.mirrored} live images mirrored", f"{seen.images - seen.mirrored} captured images replayed"
+    where = live if seen.source == "mirrored" else f"{live}, {captured}" if seen.mirrored else captured
     return (
-        f"{seen.images} captured images replayed: {seen.failed} without a sound answer, {seen.changed} of "
-        f"{seen.compared} with another label, unsure of {seen.unsure} (champion: {seen.champion_unsure})"
+        f"{where}: {seen.failed} without a sound answer, {seen.changed} of {seen.compared} with another label, "
+        f"unsure of {seen.unsure} (champion: {seen.champion_unsure})"
     )
+
+
+def _which(seen: ShadowEvidence) -> str:
+    if seen.mirrored == seen.images:
+        return "mirrored"
+    return "mirrored and captured" if seen.mirrored else "captured"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from visionloop.records import Frozen
+from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.envoy_clusters import LANES
 
 Labels = frozenset[tuple[str, str]]
@@ -98,13 +99,16 @@ def traffic(model: str, after: Scrape, before: Scrape | None = None) -> Traffic:
     """The table, since the servers started or since `before`."""
     envoy = _since(after.envoy, before.envoy if before else None)
     capture = _since(after.capture, before.capture if before else None)
-    total = _sum(envoy, "envoy_cluster_upstream_rq_completed", model=model)
+    total = summed(envoy, "envoy_cluster_upstream_rq_completed", model=model)
     lanes = []
     for lane in LANES:
         triton = _since(after.lanes.get(lane), before.lanes.get(lane) if before else None)
         lanes.append(_lane(model, lane, envoy, triton, capture, total))
     silent = [f"lane {lane}" for lane in LANES if after.lanes.get(lane) is None]
-    sampled = _sum(envoy, "envoy_http_ext_proc_streams_started")
+    sampled = summed(envoy, "envoy_http_ext_proc_streams_started")
+    arrived = summed(capture, "visionloop_capture_requests") - summed(
+        capture, "visionloop_capture_requests", lane=SHADOW
+    )
     return Traffic(
         model=model,
         lanes=lanes,
@@ -112,7 +116,7 @@ def traffic(model: str, after: Scrape, before: Scrape | None = None) -> Traffic:
         laneless=_outcomes(capture, lane=NO_LANE),
         refused=_refused(envoy),
         sampled=int(sampled),
-        uncaptured=max(0, int(sampled - _sum(capture, "visionloop_capture_requests"))),
+        uncaptured=max(0, int(sampled - arrived)),
     )
 
 
@@ -146,12 +150,12 @@ def quantile(buckets: Mapping[float, float], share: float) -> float | None:
 
 def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Samples, total: float) -> LaneTraffic:
     here = {"model": model, "lane": lane}
-    requests = _sum(envoy, "envoy_cluster_upstream_rq_completed", **here)
+    requests = summed(envoy, "envoy_cluster_upstream_rq_completed", **here)
     buckets = _buckets(envoy, here)
     p50, p90, p99 = (quantile(buckets, share) for share in (0.5, 0.9, 0.99))
     of_model = {"model": model}
-    answered = _sum(triton, "nv_inference_request_success", **of_model)
-    runs = _sum(triton, "nv_inference_exec_count", **of_model)
+    answered = summed(triton, "nv_inference_request_success", **of_model)
+    runs = summed(triton, "nv_inference_exec_count", **of_model)
     became = _outcomes(capture, **here)
     return LaneTraffic(
         lane=lane,
@@ -159,13 +163,13 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
         requests=int(requests),
         share=requests / total if total else 0.0,
         errors=_errors(envoy, here),
-        causes={cause: int(n) for name, cause in CAUSES.items() if (n := _sum(envoy, name, **here))},
-        saved=int(_sum(envoy, "envoy_cluster_upstream_rq_retry_success", **here)) if lane == "canary" else 0,
+        causes={cause: int(n) for name, cause in CAUSES.items() if (n := summed(envoy, name, **here))},
+        saved=int(summed(envoy, "envoy_cluster_upstream_rq_retry_success", **here)) if lane == "canary" else 0,
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
-        queue_ms=_sum(triton, "nv_inference_queue_duration_us", **of_model) / answered / 1000 if answered else None,
-        batch_images=_sum(triton, "nv_inference_count", **of_model) / runs if runs else None,
+        queue_ms=summed(triton, "nv_inference_queue_duration_us", **of_model) / answered / 1000 if answered else None,
+        batch_images=summed(triton, "nv_inference_count", **of_model) / runs if runs else None,
         captured=became.pop("captured", 0),
         dropped=became,
     )
@@ -190,10 +194,10 @@ def _grpc_name(status: str) -> str:
 
 def _refused(envoy: Samples) -> dict[str, int]:
     """By name where Envoy counts it so; the rest are paths that lead nowhere, and what is closed."""
-    named = {reason: int(_sum(envoy, name)) for name, reason in REFUSALS.items()}
+    named = {reason: int(summed(envoy, name)) for name, reason in REFUSALS.items()}
     limited = sum(int(n) for (name, _), n in envoy.items() if name.endswith("rate_limited"))
-    completed = _sum(envoy, "envoy_http_downstream_rq_completed", envoy_http_conn_manager_prefix="endpoint")
-    seen = _sum(envoy, "envoy_cluster_upstream_rq_completed") + limited + sum(named.values())
+    completed = summed(envoy, "envoy_http_downstream_rq_completed", envoy_http_conn_manager_prefix="endpoint")
+    seen = summed(envoy, "envoy_cluster_upstream_rq_completed") + limited + sum(named.values())
     found = {**named, "rate limit": limited, "other": max(0, int(completed - seen))}
     return {reason: count for reason, count in found.items() if count}
 
@@ -212,7 +216,8 @@ def _since(text: str | None, before: str | None) -> Samples:
     return {key: value - old.get(key, 0.0) if value >= old.get(key, 0.0) else value for key, value in now.items()}
 
 
-def _sum(samples: Samples, name: str, **labels: str) -> float:
+def summed(samples: Samples, name: str, **labels: str) -> float:
+    """Sum of the samples that have these labels."""
     return sum(value for _, value in _found(samples, name, labels))
 
 

@@ -50,8 +50,11 @@ class Routes:
         found = self._models().get(model)
         return Weights(found.stable, found.canary) if found else None
 
-    def set(self, project: Project, *, stable: int, canary: int) -> Weights:
-        """Give each lane its percentage (together 100); returns when Envoy routes so."""
+    def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
+        """Give each lane its percentage (together 100); returns when Envoy routes so.
+
+        `mirrored`: what is captured goes to the canary lane too, and no client gets its answers.
+        """
         shape = project.task.image
         wanted = ModelRoute(
             model=project.name,
@@ -61,12 +64,14 @@ class Routes:
             capture_percent=project.monitoring.capture_percent,
             image=(shape.height, shape.width, shape.channels),
             max_in_flight=project.serving.max_in_flight,
+            mirrored=mirrored,
         )
         with self._locked():
             models = self._models()
             if models.get(project.name) != wanted:
                 self._publish({**models, project.name: wanted}, project.name)
-        log.info("weights of %s: stable %d, canary %d", project.name, stable, canary)
+        also = ", captured requests are mirrored" if mirrored else ""
+        log.info("weights of %s: stable %d, canary %d%s", project.name, stable, canary, also)
         return Weights(stable, canary)
 
     def lane_stats(self, model: str) -> dict[str, LaneCount]:

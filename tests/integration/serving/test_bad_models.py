@@ -161,7 +161,7 @@ def lanes() -> Iterator[tuple[servers.Servers, Supervised]]:
 def world(lanes: tuple[servers.Servers, Supervised]) -> World:
     """Version 1 serves, and its traffic was captured."""
     made = World(lanes[0], make_project(lanes[0], NAME))
-    policy(made, canary_percent=[50], max_latency_ratio=2.0, shadow_images=200)
+    policy(made, canary_percent=[50], max_latency_ratio=2.0, shadow_images=200, shadow_seconds=0)
     assert made.release(1, **CHAMPION).outcome == "promoted"
     with Traffic(made, batch=ALL):
         assert until(lambda: any(made.stores.objects.scan(f"{layout.captures(NAME)}version=1/")))

@@ -68,6 +68,44 @@ def test_every_image_of_every_client_is_captured_once_and_no_probe(running):
     assert counters(running)["written"] >= 33 * 7
 
 
+def test_what_is_mirrored_is_answered_by_both_lanes_and_clients_see_one(running):
+    project = make_project(running, "mirror")
+    put(running, project, "stable", 1)
+    put(running, project, "canary", 2, flipped=True)
+    routes = open_routes(running.settings)
+    routes.set(project, stable=100, canary=0, mirrored=True)
+    with Client(running.settings.endpoint_url, project) as client:
+        lanes = {client.predict(tiny.images(3))[0].lane for _ in range(40)}
+        client.predict(tiny.images(1), probe=True)
+    for _ in range(10):
+        lanes.add(ask_http(running, "mirror"))
+    assert lanes == {"stable"}
+
+    def both() -> tuple[dict, dict]:
+        found = captured(running.settings, "mirror")
+        return tuple({r["request_id"]: r for r in found if r["lane"] == lane} for lane in ("stable", "shadow"))
+
+    assert until(lambda: [len(rows) for rows in both()] == [50, 50]), [len(rows) for rows in both()]
+    served, shadow = both()
+    assert served.keys() == shadow.keys()
+    assert {r["version"] for r in served.values()} == {1} and {r["version"] for r in shadow.values()} == {2}
+    assert {r["image"] for r in shadow.values()} == {None}
+    assert any(served[one]["prediction"] != shadow[one]["prediction"] for one in served)
+    routes.set(project, stable=100, canary=0)
+
+
+def test_a_lane_that_does_not_answer_what_is_mirrored_costs_no_request(own_servers):
+    project = make_project(own_servers, "alone")
+    put(own_servers, project, "stable", 1)
+    put(own_servers, project, "canary", 2)
+    open_routes(own_servers.settings).set(project, stable=100, canary=0, mirrored=True)
+    with Client(own_servers.settings.endpoint_url, project, most_tries=1) as client:
+        for how in (signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL):
+            own_servers.kill("canary", how)
+            answers = [client.predict(tiny.images(2))[0] for _ in range(200)]
+            assert max(answer.latency_ms for answer in answers) < 1000
+
+
 def test_a_stopped_capture_service_costs_no_request(own_servers):
     project = make_project(own_servers, "calm")
     put(own_servers, project, "stable", 1)
@@ -103,6 +141,14 @@ def test_what_was_captured_is_written_at_the_end(own_servers):
     assert until(lambda: counters(own_servers)["captured"] == 20), counters(own_servers)
     own_servers.kill("capture", 15)
     assert len(captured(own_servers.settings, "last")) == 20
+
+
+def ask_http(found, model: str) -> str:
+    """Which lane answered."""
+    body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 1], "data": [200] * 64}]}
+    url = f"{found.settings.endpoint_url}/v2/models/{model}/infer"
+    with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode())) as answer:
+        return answer.headers["x-lane"]
 
 
 def counters(found) -> dict[str, int]:

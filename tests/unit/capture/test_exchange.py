@@ -34,3 +34,19 @@ def test_model(headers: dict[str, str], model: str) -> None:
 )
 def test_trace(sent: str, found: str) -> None:
     assert Exchange(request_headers={"traceparent": sent}).trace_id == found
+
+
+@pytest.mark.parametrize(
+    ("host", "answered_by", "lane"),
+    [
+        ("127.0.0.1-shadow:8000", "", "shadow"),
+        ("vision.example-shadow", "", "shadow"),
+        ("vision.example", "", ""),
+        ("vision-shadow.example", "", ""),
+        ("vision.example-shadow", "stable", "stable"),  # no mirrored request: that answer went to a client
+        ("", "canary", "canary"),
+    ],
+)
+def test_lane(host: str, answered_by: str, lane: str) -> None:
+    answer = {"x-lane": answered_by} if answered_by else {}
+    assert Exchange(request_headers={":authority": host}, response_headers=answer).lane == lane

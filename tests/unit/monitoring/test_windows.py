@@ -108,3 +108,10 @@ def test_windows_use_every_capture_once_in_order(keys: list[str], samples: int) 
         times += [capture.at_ms for capture in found if capture]
     assert times == sorted(times)
     assert rows_left(keys, consumed) < samples
+
+
+def test_mirrored_requests_are_no_traffic_of_the_version_that_answered_them() -> None:
+    assert ask([key(1, 60), key(2, 60, lane="shadow"), key(3, 60, lane="canary")]) == [
+        key(1, 60),
+        key(3, 60, lane="canary"),
+    ]

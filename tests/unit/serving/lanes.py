@@ -152,7 +152,7 @@ class FakeRoutes:
     def current(self, model: str) -> Weights | None:
         return self.weights.get(model)
 
-    def set(self, project: Project, *, stable: int, canary: int) -> Weights:
+    def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
         self.weights[project.name] = Weights(stable, canary)
         self.history.append((stable, canary))
         return self.weights[project.name]

@@ -141,6 +141,24 @@ def test_what_is_captured(percent: float, captured: int, millionths: int | None)
         assert (no_probe["name"], no_probe["invert_match"]) == ("x-visionloop-probe", True)
 
 
+def test_only_what_is_captured_is_mirrored_and_only_while_it_is_asked_for() -> None:
+    assert not any("request_mirror_policies" in route["route"] for route in of_model(ENTRY))
+    for route in of_model(replace(ENTRY, mirrored=True, capture_percent=10.0)):
+        found = [policy["cluster"] for policy in route["route"].get("request_mirror_policies", [])]
+        assert found == ([f"m/shadow/{'grpc' if 'grpc' in route['match'] else 'http'}"] if captures(route) else [])
+
+
+def test_mirrored_requests_have_a_small_limit_of_their_own_and_their_answers_are_captured() -> None:
+    cluster = clusters(ENTRY)["m/shadow/grpc"]
+    assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] == 64
+    [options] = cluster["typed_extension_protocol_options"].values()
+    assert options["http_filters"][0]["name"] == "capture"
+    assert options["http_filters"][-1]["name"].endswith("upstream_codec")
+    allowed = options["http_filters"][0]["typed_config"]["forward_rules"]["allowed_headers"]["patterns"]
+    assert {"exact": ":authority"} in allowed
+    assert not {"authorization", "x-api-key", "cookie"} & {pattern["exact"] for pattern in allowed}
+
+
 def test_what_is_not_a_models_is_never_captured() -> None:
     assert [route for route in hosts(ENTRY) if captures(route) and "metadata" not in route] == []
 
@@ -192,7 +210,8 @@ def test_an_answer_says_which_lane_gave_it() -> None:
     for name, cluster in clusters(ENTRY).items():
         if "load_assignment" in cluster and name != "capture":
             [found] = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-            assert found["metadata"]["filter_metadata"]["lanes"]["lane"] == name.split("/")[-2]
+            expected = "canary" if "/shadow/" in name else name.split("/")[-2]
+            assert found["metadata"]["filter_metadata"]["lanes"]["lane"] == expected
 
 
 def test_names_are_resolved_and_numbers_are_not() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from visionloop.project import Release as Policy
 from visionloop.records import ShadowEvidence
-from visionloop.serving.replay import describe, hold_together, judge
+from visionloop.serving.replay import describe, hold_together, judge, pair
 
 POLICY = Policy(approval="automatic", max_error_rate=0.01, max_changed=0.3, max_unsure=0.1)
 WELL = ShadowEvidence(
@@ -28,7 +28,7 @@ def test_nothing_captured_is_said_and_is_no_fault() -> None:
     none = np.empty((0, 3), np.float32)
     found = hold_together(none, none)
     assert (found.source, found.images) == ("none", 0)
-    assert describe(found) == "no captured traffic to replay"
+    assert describe(found) == "no live traffic to mirror, and none captured to replay"
     assert judge(found, POLICY) is None
 
 
@@ -37,6 +37,47 @@ def test_requests_that_all_failed_are_evidence_too() -> None:
     found = hold_together(none, none, failed=20)
     assert (found.source, found.failed) == ("replayed", 20)
     assert judge(found, POLICY) == "of 20 captured images the candidate has no sound answer to 20, allowed 1.0%"
+
+
+def answers(count: int, best: int = 0) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[[best] * count]
+
+
+@pytest.mark.parametrize(
+    ("mirrored", "source", "said"),
+    [
+        (0, "replayed", "5 captured images replayed: "),
+        (3, "replayed", "3 live images mirrored, 2 captured images replayed: "),
+        (5, "mirrored", "5 live images mirrored: "),
+    ],
+)
+def test_where_the_images_are_from(mirrored: int, source: str, said: str) -> None:
+    found = hold_together(answers(4), answers(4), failed=1, mirrored=mirrored)
+    assert (found.source, found.images, found.mirrored) == (source, 5, mirrored)
+    assert describe(found).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("refused", "failed"),
+    [(0, 0), (1, 2), (2, 5), (9, 5)],  # two requests with 5 images have no answer of the candidate
+)
+def test_what_is_missing_is_a_failure_only_where_errors_were_seen(refused: int, failed: int) -> None:
+    champion = {"a": answers(2), "b": answers(1), "c": answers(4), "d": answers(3)}
+    candidate = {"a": answers(2, 1), "d": answers(3, 2), "unknown": answers(7)}
+    before, after, lost = pair(champion, candidate, refused=refused)
+    assert (before == np.concatenate([answers(2), answers(3)])).all()
+    assert (after == np.concatenate([answers(2, 1), answers(3, 2)])).all()
+    assert lost == failed
+
+
+def test_a_request_whose_answers_differ_in_number_is_left_out() -> None:
+    before, after, lost = pair({"a": answers(2), "b": answers(1)}, {"a": answers(1), "b": answers(1)}, refused=3)
+    assert (len(before), len(after), lost) == (1, 1, 0)
+
+
+def test_nothing_mirrored_is_nothing_paired() -> None:
+    before, after, lost = pair({}, {}, refused=5)
+    assert (len(before), len(after), lost) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""Live traffic for a candidate: what clients ask of the champion goes to the canary lane as well, for a while."""
+
+import io
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visionloop import layout
+from visionloop.errors import DataError, StoreError
+from visionloop.monitoring.windows import Capture, parse_capture
+from visionloop.serving.captured import Matrix
+from visionloop.serving.envoy_capture import SHADOW
+from visionloop.serving.replay import hold_together, judge, pair
+from visionloop.serving.traffic import read, summed
+from visionloop.stages.release.rollout import Rollout
+from visionloop.stages.release.vitals import Vitals
+from visionloop.stores.scrapes import scrape
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+QUIET_SECONDS = 5.0
+"""So long without a request: nobody sends any at this time."""
+WRITTEN_SECONDS, LONGEST_SECONDS = 3.0, 15.0
+"""When the capture service, which writes every two seconds, has written nothing for so long, it has written all."""
+CLOCKS_MS = 5_000
+"""By so much the clocks of this machine and the capture service's may differ."""
+
+Pairs = tuple[Matrix, Matrix, int]
+"""The champion's answers [N,K], the candidate's, and how many images the candidate failed."""
+
+
+def mirror(rollout: Rollout, vitals: Vitals) -> tuple[Pairs, str | None]:
+    """Mirror until there are enough, the time is over, or nobody asks; and why the candidate must go no further."""
+    project, stores = rollout.project, rollout.stores
+    nothing = np.empty((0, len(project.task.classes)), np.float32)
+    if not (project.release.shadow_seconds and project.monitoring.capture_percent and stores.settings.capture_url):
+        return (nothing, nothing, 0), None
+    since = _Since(time.time() * 1000 - CLOCKS_MS, _refused(rollout))
+    stores.routes.set(project, stable=100, canary=0, mirrored=True)
+    try:
+        fault = _wait(rollout, vitals, since)
+    finally:
+        stores.routes.set(project, stable=100, canary=0)
+    if not _shadows(rollout, since) and _refused(rollout) == since.refused:
+        return (nothing, nothing, 0), fault
+    if fault is None:
+        _await_written(rollout, since)
+    return _pairs(rollout, since), fault
+
+
+@dataclass(frozen=True)
+class _Since:
+    """When the mirroring began: by this machine's clock, and by the capture service's count of errors."""
+
+    at_ms: float
+    refused: int
+
+
+def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
+    """Until there is enough, or no more will come; returns a fault that shows meanwhile."""
+    project, stores = rollout.project, rollout.stores
+    ends, quiet_since, asked, files = time.monotonic() + project.release.shadow_seconds, time.monotonic(), -1, 0
+    while time.monotonic() < ends:
+        rollout.mine()
+        fault = vitals.look()
+        shadows = _shadows(rollout, since)
+        if len(shadows) != files and not fault:
+            files, (champion, candidate, failed) = len(shadows), _pairs(rollout, since)
+            fault = judge(
+                hold_together(champion, candidate, failed=failed, mirrored=len(candidate) + failed), project.release
+            )
+        images = sum(capture.rows for capture in shadows)
+        if not fault and not stores.canary.ready():
+            fault = vitals.why_silent(StoreError("it is down"), answered=images > 0)
+            if fault is None:
+                return None
+        if fault or images >= project.release.shadow_images:
+            return fault
+        now = stores.routes.lane_stats(project.name)["stable"].requests
+        if now != asked:
+            quiet_since, asked = time.monotonic(), now
+        elif time.monotonic() - quiet_since > QUIET_SECONDS:
+            return None
+        time.sleep(LOOK_SECONDS)
+    return None
+
+
+def _await_written(rollout: Rollout, since: _Since) -> None:
+    ends, changed, before = time.monotonic() + LONGEST_SECONDS, time.monotonic(), -1
+    while time.monotonic() < min(ends, changed + WRITTEN_SECONDS):
+        files = len(_shadows(rollout, since))  # of the champion's there is no end
+        if files != before:
+            changed, before = time.monotonic(), files
+        time.sleep(0.2)
+
+
+def _shadows(rollout: Rollout, since: _Since) -> list[Capture]:
+    """The candidate's captured answers."""
+    return [one for one in _captures(rollout, rollout.candidate.version, since.at_ms) if one.lane == SHADOW]
+
+
+def _served(rollout: Rollout, since: _Since) -> list[Capture]:
+    """The champion's."""
+    serving = rollout.serving()
+    assert serving is not None  # the shadow is left out where nothing serves
+    return [one for one in _captures(rollout, serving.version, since.at_ms) if one.lane != SHADOW]
+
+
+def _captures(rollout: Rollout, version: int, since_ms: float) -> Iterator[Capture]:
+    prefix = f"{layout.captures(rollout.project.name)}version={version}/"
+    for item in rollout.stores.objects.scan(prefix):
+        capture = parse_capture(item.key)
+        if capture and capture.at_ms >= since_ms:
+            yield capture
+
+
+def _pairs(rollout: Rollout, since: _Since) -> Pairs:
+    """Of the time in which requests were mirrored, as the capture service's own clock has it."""
+    candidate, times = _answers(rollout, _shadows(rollout, since))
+    champion, asked = _answers(rollout, _served(rollout, since))
+    if times:
+        first, last = min(times.values()), max(times.values())
+        champion = {one: answers for one, answers in champion.items() if first <= asked[one] <= last}
+    return pair(champion, candidate, refused=_refused(rollout) - since.refused)
+
+
+def _answers(rollout: Rollout, captures: list[Capture]) -> tuple[dict[str, Matrix], dict[str, datetime]]:
+    """Request id -> answers [n,K], and when it was asked."""
+    rows: dict[str, list[Any]] = defaultdict(list)
+    times: dict[str, datetime] = {}
+    for capture in captures:
+        data = rollout.stores.objects.get(capture.key)
+        try:
+            table = pq.read_table(io.BytesIO(data), columns=["request_id", "at", "probabilities"])
+        except (pa.ArrowException, KeyError) as error:
+            raise DataError(f"{rollout.stores.objects.uri(capture.key)} is no capture file: {error}") from error
+        for row in table.to_pylist():
+            rows[row["request_id"]].append(row["probabilities"])
+            times[row["request_id"]] = row["at"]
+    classes = len(rollout.project.task.classes)
+    found = {
+        one: np.array(answers, np.float32) for one, answers in rows.items() if all(len(a) == classes for a in answers)
+    }
+    return found, times
+
+
+def _refused(rollout: Rollout) -> int:
+    """Mirrored requests that the candidate answered with an error, since the capture service started."""
+    text = scrape(rollout.stores.settings).capture
+    labels = {"model": rollout.project.name, "lane": SHADOW, "outcome": "refused"}
+    return int(summed(read(text), "visionloop_capture_requests", **labels))
