@@ -21,8 +21,13 @@ def scrape(settings: Settings) -> Scrape:
     return Scrape(
         envoy=_read(settings.need("envoy_metrics_url")),
         lanes={lane: _read_if_there(getattr(settings, f"{lane}_metrics_url")) for lane in LANES},
-        capture=_read_if_there(settings.capture_url),
+        capture=scrape_capture(settings),
     )
+
+
+def scrape_capture(settings: Settings) -> str | None:
+    """What the capture service says, None where it does not answer."""
+    return _read_if_there(settings.capture_url)
 
 
 def _read_if_there(url: str | None) -> str | None:

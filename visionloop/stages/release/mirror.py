@@ -22,7 +22,7 @@ from visionloop.serving.replay import hold_together, judge, pair
 from visionloop.serving.traffic import read, summed
 from visionloop.stages.release.rollout import Rollout
 from visionloop.stages.release.vitals import Vitals
-from visionloop.stores.scrapes import scrape
+from visionloop.stores.scrapes import scrape_capture
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def mirror(rollout: Rollout, vitals: Vitals) -> tuple[Pairs, str | None]:
     try:
         fault = _wait(rollout, vitals, since)
     finally:
-        stores.routes.set(project, stable=100, canary=0)
+        if rollout.is_mine(rollout.state()):  # who took over has set weights of its own
+            stores.routes.set(project, stable=100, canary=0)
     if not _shadows(rollout, since) and _refused(rollout) == since.refused:
         return (nothing, nothing, 0), fault
     if fault is None:
@@ -134,9 +135,10 @@ def _pairs(rollout: Rollout, since: _Since) -> Pairs:
 
 
 def _answers(rollout: Rollout, captures: list[Capture]) -> tuple[dict[str, Matrix], dict[str, datetime]]:
-    """Request id -> answers [n,K], and when it was asked."""
+    """Request id -> answers [n,K], and when it was asked. Ids of several requests are left out: which is which?"""
     rows: dict[str, list[Any]] = defaultdict(list)
     times: dict[str, datetime] = {}
+    repeated: set[str] = set()
     for capture in captures:
         data = rollout.stores.objects.get(capture.key)
         try:
@@ -145,16 +147,15 @@ def _answers(rollout: Rollout, captures: list[Capture]) -> tuple[dict[str, Matri
             raise DataError(f"{rollout.stores.objects.uri(capture.key)} is no capture file: {error}") from error
         for row in table.to_pylist():
             rows[row["request_id"]].append(row["probabilities"])
-            times[row["request_id"]] = row["at"]
+            if times.setdefault(row["request_id"], row["at"]) != row["at"]:
+                repeated.add(row["request_id"])
     classes = len(rollout.project.task.classes)
-    found = {
-        one: np.array(answers, np.float32) for one, answers in rows.items() if all(len(a) == classes for a in answers)
-    }
-    return found, times
+    whole = {one for one, answers in rows.items() if all(len(answer) == classes for answer in answers)}
+    return {one: np.array(rows[one], np.float32) for one in whole - repeated}, times
 
 
 def _refused(rollout: Rollout) -> int:
     """Mirrored requests that the candidate answered with an error, since the capture service started."""
-    text = scrape(rollout.stores.settings).capture
+    text = scrape_capture(rollout.stores.settings)
     labels = {"model": rollout.project.name, "lane": SHADOW, "outcome": "refused"}
     return int(summed(read(text), "visionloop_capture_requests", **labels))
