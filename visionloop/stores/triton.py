@@ -93,10 +93,10 @@ class Lane:
         with self._speaking(model):
             self._client.unload_model(model, client_timeout=UNLOAD_SECONDS)
 
-    def served(self, model: str) -> int | None:
+    def served(self, model: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> int | None:
         """The version that this lane answers with, None when it has none ready."""
         with self._speaking(model):
-            index = self._client.get_model_repository_index(client_timeout=DEADLINE_SECONDS)
+            index = self._client.get_model_repository_index(client_timeout=deadline_seconds)
         ready = [int(line.version) for line in index.models if line.name == model and line.state == "READY"]
         return max(ready, default=None)
 
@@ -125,12 +125,12 @@ class Lane:
         probabilities: NDArray[np.float32] = answer.as_numpy(PROBABILITIES)
         return probabilities
 
-    def statistics(self, model: str) -> dict[int, ModelStatistics]:
+    def statistics(self, model: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> dict[int, ModelStatistics]:
         """Version -> what it did since the server started; empty when the model is not loaded."""
-        if self.served(model) is None:
+        if self.served(model, deadline_seconds=deadline_seconds) is None:
             return {}
         with self._speaking(model):
-            answer = self._client.get_inference_statistics(model, client_timeout=DEADLINE_SECONDS)
+            answer = self._client.get_inference_statistics(model, client_timeout=deadline_seconds)
         return {
             int(line.version): ModelStatistics(
                 requests=line.inference_stats.success.count,
@@ -154,7 +154,10 @@ class Lane:
         }
 
     def memory(self, model: str, *, version: int, deadline_seconds: float = DEADLINE_SECONDS) -> MemoryReading:
-        """What the server and this model hold resident now, read where the lane runs; also before it is loaded."""
+        """What the server and this model hold resident now, read where the lane runs; also before it is loaded.
+
+        `deadline_seconds` are each question's own: three are asked.
+        """
         try:
             server, own, processes = self._gauged(model, version, deadline_seconds)
         except ModelRefused as error:
@@ -162,7 +165,7 @@ class Lane:
                 raise
             self.load_sent(gauge.NAME, gauge.config(), {gauge.FILE: gauge.source()})
             server, own, processes = self._gauged(model, version, deadline_seconds)
-        done = self.statistics(model).get(version)
+        done = self.statistics(model, deadline_seconds=deadline_seconds).get(version)
         return MemoryReading(
             requests=done.requests + done.failures if done else 0,
             server_bytes=server,
