@@ -19,7 +19,7 @@ UNSURE = 0.5
 
 
 def pair(
-    champion: Mapping[str, Matrix], candidate: Mapping[str, Matrix], *, refused: int
+    champion: Mapping[str, Matrix], candidate: Mapping[str, Matrix], *, classes: int, refused: int
 ) -> tuple[Matrix, Matrix, int]:
     """Both models' answers [N,K] to the same images, and how many images the candidate failed; [n,K] by request id.
 
@@ -29,7 +29,6 @@ def pair(
     both = [one for one, answers in candidate.items() if len(answers) == len(champion.get(one, ()))]
     missing = [len(answers) for one, answers in champion.items() if one not in candidate]
     failed = round(sum(missing) * min(1.0, refused / len(missing))) if missing else 0
-    classes = max((answers.shape[1] for answers in champion.values()), default=0)
     nothing = np.empty((0, classes), np.float32)
     return (
         np.concatenate([nothing, *(champion[one] for one in both)]),

@@ -64,20 +64,24 @@ def test_where_the_images_are_from(mirrored: int, source: str, said: str) -> Non
 def test_what_is_missing_is_a_failure_only_where_errors_were_seen(refused: int, failed: int) -> None:
     champion = {"a": answers(2), "b": answers(1), "c": answers(4), "d": answers(3)}
     candidate = {"a": answers(2, 1), "d": answers(3, 2), "unknown": answers(7)}
-    before, after, lost = pair(champion, candidate, refused=refused)
+    before, after, lost = pair(champion, candidate, classes=3, refused=refused)
     assert (before == np.concatenate([answers(2), answers(3)])).all()
     assert (after == np.concatenate([answers(2, 1), answers(3, 2)])).all()
     assert lost == failed
 
 
 def test_a_request_whose_answers_differ_in_number_is_left_out() -> None:
-    before, after, lost = pair({"a": answers(2), "b": answers(1)}, {"a": answers(1), "b": answers(1)}, refused=3)
+    before, after, lost = pair(
+        {"a": answers(2), "b": answers(1)}, {"a": answers(1), "b": answers(1)}, classes=3, refused=3
+    )
     assert (len(before), len(after), lost) == (1, 1, 0)
 
 
 def test_nothing_mirrored_is_nothing_paired() -> None:
-    before, after, lost = pair({}, {}, refused=5)
-    assert (len(before), len(after), lost) == (0, 0, 0)
+    for candidate in ({}, {"a": answers(2)}):  # its file may be written before the champion's
+        before, after, lost = pair({}, candidate, classes=3, refused=5)
+        assert (before.shape, after.shape, lost) == ((0, 3), (0, 3), 0)
+        assert hold_together(before, after, failed=lost).source == "none"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,8 @@ def _pairs(rollout: Rollout, since: _Since) -> Pairs:
     if times:
         first, last = min(times.values()), max(times.values())
         champion = {one: answers for one, answers in champion.items() if first <= asked[one] <= last}
-    return pair(champion, candidate, refused=_refused(rollout) - since.refused)
+    classes = len(rollout.project.task.classes)
+    return pair(champion, candidate, classes=classes, refused=_refused(rollout) - since.refused)
 
 
 def _answers(rollout: Rollout, captures: list[Capture]) -> tuple[dict[str, Matrix], dict[str, datetime]]:
