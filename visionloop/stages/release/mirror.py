@@ -1,31 +1,25 @@
 """Live traffic for a candidate: what clients ask of the champion goes to the canary lane as well, for a while."""
 
-import io
-import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from visionloop import layout
-from visionloop.errors import DataError, StoreError
-from visionloop.monitoring.windows import Capture, parse_capture
+from visionloop.errors import StoreError
+from visionloop.monitoring.windows import Capture
 from visionloop.serving.captured import Matrix
 from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.replay import hold_together, judge, pair
 from visionloop.serving.traffic import read, summed
+from visionloop.stages.release.captures import read_rows, served, shadows
 from visionloop.stages.release.rollout import Rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores.scrapes import scrape_capture
 
-log = logging.getLogger(__name__)
-
+COLUMNS = ("request_id", "at", "probabilities")
 LOOK_SECONDS = 1.0
 QUIET_SECONDS = 5.0
 """So long without a request: nobody sends any at this time."""
@@ -34,6 +28,7 @@ WRITTEN_SECONDS, LONGEST_SECONDS = 3.0, 15.0
 CLOCKS_MS = 5_000
 """By so much the clocks of this machine and the capture service's may differ."""
 
+Answers = dict[str, Matrix]
 Pairs = tuple[Matrix, Matrix, int]
 """The champion's answers [N,K], the candidate's, and how many images the candidate failed."""
 
@@ -51,7 +46,7 @@ def mirror(rollout: Rollout, vitals: Vitals) -> tuple[Pairs, str | None]:
     finally:
         if rollout.is_mine(rollout.state()):  # who took over has set weights of its own
             stores.routes.set(project, stable=100, canary=0)
-    if not _shadows(rollout, since) and _refused(rollout) == since.refused:
+    if not shadows(rollout, since.at_ms) and _refused(rollout) == since.refused:
         return (nothing, nothing, 0), fault
     if fault is None:
         _await_written(rollout, since)
@@ -64,6 +59,8 @@ class _Since:
 
     at_ms: float
     refused: int
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Key -> rows, of the files that were read since."""
 
 
 def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
@@ -73,13 +70,13 @@ def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
     while time.monotonic() < ends:
         rollout.mine()
         fault = vitals.look()
-        shadows = _shadows(rollout, since)
-        if len(shadows) != files and not fault:
-            files, (champion, candidate, failed) = len(shadows), _pairs(rollout, since)
+        found = shadows(rollout, since.at_ms)
+        if len(found) != files and not fault:
+            files, (champion, candidate, failed) = len(found), _pairs(rollout, since)
             fault = judge(
                 hold_together(champion, candidate, failed=failed, mirrored=len(candidate) + failed), project.release
             )
-        images = sum(capture.rows for capture in shadows)
+        images = sum(capture.rows for capture in found)
         if not fault and not stores.canary.ready():
             fault = vitals.why_silent(StoreError("it is down"), answered=images > 0)
             if fault is None:
@@ -98,36 +95,16 @@ def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
 def _await_written(rollout: Rollout, since: _Since) -> None:
     ends, changed, before = time.monotonic() + LONGEST_SECONDS, time.monotonic(), -1
     while time.monotonic() < min(ends, changed + WRITTEN_SECONDS):
-        files = len(_shadows(rollout, since))  # of the champion's there is no end
+        files = len(shadows(rollout, since.at_ms))  # of the champion's there is no end
         if files != before:
             changed, before = time.monotonic(), files
         time.sleep(0.2)
 
 
-def _shadows(rollout: Rollout, since: _Since) -> list[Capture]:
-    """The candidate's captured answers."""
-    return [one for one in _captures(rollout, rollout.candidate.version, since.at_ms) if one.lane == SHADOW]
-
-
-def _served(rollout: Rollout, since: _Since) -> list[Capture]:
-    """The champion's."""
-    serving = rollout.serving()
-    assert serving is not None  # the shadow is left out where nothing serves
-    return [one for one in _captures(rollout, serving.version, since.at_ms) if one.lane != SHADOW]
-
-
-def _captures(rollout: Rollout, version: int, since_ms: float) -> Iterator[Capture]:
-    prefix = f"{layout.captures(rollout.project.name)}version={version}/"
-    for item in rollout.stores.objects.scan(prefix):
-        capture = parse_capture(item.key)
-        if capture and capture.at_ms >= since_ms:
-            yield capture
-
-
 def _pairs(rollout: Rollout, since: _Since) -> Pairs:
     """Of the time in which requests were mirrored, as the capture service's own clock has it."""
-    candidate, times = _answers(rollout, _shadows(rollout, since))
-    champion, asked = _answers(rollout, _served(rollout, since))
+    candidate, times = _answers(rollout, shadows(rollout, since.at_ms), since)
+    champion, asked = _answers(rollout, served(rollout, since.at_ms), since)
     if times:
         first, last = min(times.values()), max(times.values())
         champion = {one: answers for one, answers in champion.items() if first <= asked[one] <= last}
@@ -135,24 +112,21 @@ def _pairs(rollout: Rollout, since: _Since) -> Pairs:
     return pair(champion, candidate, classes=classes, refused=_refused(rollout) - since.refused)
 
 
-def _answers(rollout: Rollout, captures: list[Capture]) -> tuple[dict[str, Matrix], dict[str, datetime]]:
+def _answers(rollout: Rollout, captures: list[Capture], since: _Since) -> tuple[Answers, dict[str, datetime]]:
     """Request id -> answers [n,K], and when it was asked. Ids of several requests are left out: which is which?"""
-    rows: dict[str, list[Any]] = defaultdict(list)
+    answers: dict[str, list[Any]] = defaultdict(list)
     times: dict[str, datetime] = {}
     repeated: set[str] = set()
     for capture in captures:
-        data = rollout.stores.objects.get(capture.key)
-        try:
-            table = pq.read_table(io.BytesIO(data), columns=["request_id", "at", "probabilities"])
-        except (pa.ArrowException, KeyError) as error:
-            raise DataError(f"{rollout.stores.objects.uri(capture.key)} is no capture file: {error}") from error
-        for row in table.to_pylist():
-            rows[row["request_id"]].append(row["probabilities"])
+        if capture.key not in since.rows:  # what is written stays as it is
+            since.rows[capture.key] = read_rows(rollout, capture, COLUMNS).to_pylist()
+        for row in since.rows[capture.key]:
+            answers[row["request_id"]].append(row["probabilities"])
             if times.setdefault(row["request_id"], row["at"]) != row["at"]:
                 repeated.add(row["request_id"])
     classes = len(rollout.project.task.classes)
-    whole = {one for one, answers in rows.items() if all(len(answer) == classes for answer in answers)}
-    return {one: np.array(rows[one], np.float32) for one in whole - repeated}, times
+    whole = {one for one, found in answers.items() if all(len(answer) == classes for answer in found)}
+    return {one: np.array(answers[one], np.float32) for one in whole - repeated}, times
 
 
 def _refused(rollout: Rollout) -> int:

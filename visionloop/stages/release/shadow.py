@@ -8,20 +8,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from visionloop import layout
-from visionloop.errors import DataError, StoreError
-from visionloop.monitoring.windows import parse_capture
+from visionloop.errors import StoreError
+from visionloop.monitoring.windows import Capture
 from visionloop.project import Project
 from visionloop.records import Release, RolloutState, ShadowEvidence
 from visionloop.serving.captured import Matrix, Pixels, matrix, to_images, usable
-from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.replay import describe, hold_together, judge
+from visionloop.stages.release.captures import read_rows, reading, served
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.mirror import mirror
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
-from visionloop.stores.tables import workspace
 from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
@@ -100,31 +98,17 @@ class _Answered:
 
 def _captured(rollout: Rollout, left: int) -> Iterator[tuple[Pixels, Matrix]]:
     """Images that the champion answered, and its answers; the newest files first, up to `left` images."""
-    serving, stores, project = rollout.serving(), rollout.stores, rollout.project
-    assert serving is not None  # the shadow is left out where nothing serves
-    prefix = f"{layout.captures(project.name)}version={serving.version}/"
-    captures = [found for item in stores.objects.scan(prefix) if (found := parse_capture(item.key))]
-    captures = [capture for capture in captures if capture.lane != SHADOW]
-    with workspace(stores.settings.home) as folder:
-        for capture in sorted(captures, key=lambda one: one.at_ms, reverse=True):
-            if left <= 0:
-                return
-            path = folder / "capture.parquet"
-            stores.objects.download(capture.key, path)
-            images, answers = _read(rollout, capture.key, str(path))
-            yield images[:left], answers[:left]
-            left -= len(images)
+    for capture in sorted(served(rollout), key=lambda one: one.at_ms, reverse=True):
+        if left <= 0:
+            return
+        images, answers = _read(rollout, capture)
+        yield images[:left], answers[:left]
+        left -= len(images)
 
 
-def _read(rollout: Rollout, key: str, path: str) -> tuple[Pixels, Matrix]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    task = rollout.project.task
-    try:
-        rows = pq.read_table(path, columns=list(COLUMNS))
+def _read(rollout: Rollout, capture: Capture) -> tuple[Pixels, Matrix]:
+    task, rows = rollout.project.task, read_rows(rollout, capture, COLUMNS)
+    with reading(rollout, capture):
         rows = rows.filter(usable(rows, task.image, len(task.classes)))
-    except (pa.ArrowException, KeyError) as error:
-        raise DataError(f"{rollout.stores.objects.uri(key)} is no capture file: {error}") from error
     answers = matrix(rows["probabilities"]).reshape(len(rows), len(task.classes))
     return to_images(rows["image"], task.image), answers
