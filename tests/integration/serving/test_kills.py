@@ -91,6 +91,7 @@ def test_whoever_is_killed_at_any_step_the_release_ends_well(alone: Shared, vict
         with Traffic(here, most_tries=MOST_TRIES if victim == "envoy" else 1) as traffic:
             kill_at_each_step(here, servers, victim)
         log.info("%s killed: the slowest request took %.0f ms", victim, traffic.slowest_ms)
+        assert sum(traffic.seen.values()) > 100
         assert traffic.failures == [], (victim, len(traffic.failures), traffic.failures[:3])
 
 

@@ -255,3 +255,9 @@ def test_the_end_of_the_stack_interrupts_a_start(stage: Stage) -> None:
     stage.board.stopping.set()
     keeper.end()
     assert family(leader) == []
+
+
+def test_the_first_new_start_is_at_once_and_each_further_one_waits_twice_as_long(stage: Stage) -> None:
+    patience = Patience(deaths=5, window_s=60, first_s=0.5, longest_s=3.0)
+    keeper = Keeper(stage.service(SERVE), stage.ctx, stage.board, patience=patience)
+    assert [keeper._count_death() for _ in range(6)] == [0.0, 0.5, 1.0, 2.0, 3.0, None]
