@@ -34,6 +34,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from serving_bench.bare_envoy import bare_envoy
 from serving_bench.contenders import Images, Protocol, Rival, kserve, rivals, running, version_of
 
 from visionloop import stack
@@ -65,6 +66,8 @@ GOALS = {
     "ahead_in_throughput": (1.0, "x the best other"),
     "ahead_in_p99": (1.0, "x the best other"),
 }
+UNITS = {"demo_core_us_a_request": "us", "bare_envoy_throughput_cost": "share", "bare_envoy_p50_added": "ms"}
+"""Of what has no goal and is no share of the speed in process."""
 AT_LEAST = {"resnet18_1_image_c64", "resnet18_16_images", "demo_64_images", "ahead_in_throughput"}
 """The other goals are upper bounds."""
 
@@ -252,7 +255,7 @@ def captured(model: Model, percent: float) -> None:
 
 
 def one_round(bench: Bench, resnet: Model, demo: Model, direct: int, through: int, url: str) -> Round:
-    """In process, straight to Triton, through Envoy, and with our own client."""
+    """In process, straight to Triton, through a bare Envoy and ours, and with our own client."""
     one, many = resnet.images[:1], resnet.images[:16]
     protocol, demos = kserve(resnet.name), kserve(demo.name)
     check(resnet, lambda images: protocol.ask(images, direct))
@@ -262,6 +265,9 @@ def one_round(bench: Bench, resnet: Model, demo: Model, direct: int, through: in
         "resnet_in_process_p50": in_process_p50_ms(resnet.data, one, os.cpu_count() or 1, bench.seconds / 2),
     }
     found |= named("resnet_direct", bench.load("direct", protocol, direct, one, CONNECTIONS))
+    with bare_envoy(BENCH, direct) as bare:
+        found |= named("resnet_bare_envoy", bench.load("bare envoy", protocol, bare, one, CONNECTIONS))
+        found |= named("resnet_bare_envoy_c1", bench.load("bare envoy", protocol, bare, one, 1))
     found |= named("resnet_envoy", bench.load("envoy", protocol, through, one, CONNECTIONS))
     captured(resnet, 10)
     found |= named("resnet_captured", bench.load("captured", protocol, through, one, CONNECTIONS))
@@ -390,6 +396,8 @@ def measures(bench: Bench, found: list[Round]) -> Round:
         made["resnet18_p50_c1_added"].append(each["resnet_direct_c1.p50"] - each["resnet_in_process_p50"])
         made["envoy_throughput_cost"].append(1 - each["resnet_envoy.rate"] / each["resnet_direct.rate"])
         made["envoy_p50_added"].append(each["resnet_envoy_c1.p50"] - each["resnet_direct_c1.p50"])
+        made["bare_envoy_throughput_cost"].append(1 - each["resnet_bare_envoy.rate"] / each["resnet_direct.rate"])
+        made["bare_envoy_p50_added"].append(each["resnet_bare_envoy_c1.p50"] - each["resnet_direct_c1.p50"])
         made["capture_throughput_cost"].append(1 - each["resnet_captured.rate"] / each["resnet_envoy.rate"])
         made["demo_64_images"].append(each["demo_direct_64.rate"] / each["demo_in_process"])
         made["demo_client"].append(each["demo_client"] / each["demo_in_process"])
@@ -404,7 +412,7 @@ def measures(bench: Bench, found: list[Round]) -> Round:
 
 def entry(name: str, value: float) -> dict[str, Any]:
     """A measure with its goal."""
-    goal, unit = GOALS.get(name, (None, "us" if name.endswith("a_request") else "x in process"))
+    goal, unit = GOALS.get(name, (None, UNITS.get(name, "x in process")))
     holds = None if goal is None else value >= goal if name in AT_LEAST else value <= goal
     return {"value": round(value, 3), "goal": goal, "holds": holds, "unit": unit}
 
@@ -425,7 +433,7 @@ def show(report: dict[str, Any]) -> None:
     console.print(table)
     beside = Table("ResNet-18, one image a request, 64 connections", "images/s", "p50 ms", "p99 ms")
     figures = report["contenders"]
-    for name in ("resnet_direct", "resnet_envoy", "resnet_captured", *report["rivals"]):
+    for name in ("resnet_direct", "resnet_bare_envoy", "resnet_envoy", "resnet_captured", *report["rivals"]):
         beside.add_row(name, *(f"{figures[f'{name}.{figure}']:.1f}" for figure in ("rate", "p50", "p99")))
     console.print(beside)
     if report["unanswered"]:

@@ -150,6 +150,13 @@ def rivals(others: Path, mlflow_model: Path) -> list[Rival]:
     ]  # fmt: skip
 
 
+def free_port() -> int:
+    """On the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def version_of(rival: Rival) -> str:
     """Of its package, in its environment."""
     if rival.python == Path(sys.executable):
@@ -161,9 +168,7 @@ def version_of(rival: Rival) -> str:
 @contextmanager
 def running(rival: Rival, environ: dict[str, str], log: Path, shown: Images) -> Iterator[int]:
     """The port of a server that answers; it and all its processes are gone at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    port = free_port()
     path = f"{rival.python.parent}:{os.environ['PATH']}"
     with log.open("ab") as out:
         process = subprocess.Popen(

@@ -33,6 +33,8 @@ class Facts:
     canary: LaneFacts
     weights: tuple[int, int] | None
     """Stable, canary, in percent; None for a model without a route."""
+    mirrored: bool = False
+    """Do captured requests go to the canary lane as well?"""
     damaged: tuple[str, ...] = ()
     """Artifacts of the released version that are missing or are not what was signed and recorded."""
 
@@ -89,6 +91,9 @@ def _idle(facts: Facts) -> list[Difference]:
     if facts.weights and facts.weights[1]:
         text = f"no release is in progress, and the canary lane gets {facts.weights[1]} % of the traffic"
         found.append(Difference(text, "weights", "the stable lane gets all of it"))
+    if facts.mirrored:
+        text = "no release is in progress, and captured requests are mirrored to the canary lane"
+        found.append(Difference(text, "weights", "they are not any more"))
     left = facts.canary.loaded or facts.canary.on_disk
     if left:
         text = f"no release is in progress, and the canary lane holds {_named(left)}"

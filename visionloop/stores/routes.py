@@ -32,10 +32,11 @@ ROUTES, CLUSTERS = "http.endpoint.rds.routes", "cluster_manager.cds"
 
 @dataclass(frozen=True)
 class Weights:
-    """Percent of a model's requests that go to each lane."""
+    """Percent of a model's requests that go to each lane, and whether the canary is asked as well, for no client."""
 
     stable: int
     canary: int
+    mirrored: bool = False
 
 
 class Routes:
@@ -48,7 +49,7 @@ class Routes:
     def current(self, model: str) -> Weights | None:
         """What the table says, None for a model that was never released."""
         found = self._models().get(model)
-        return Weights(found.stable, found.canary) if found else None
+        return Weights(found.stable, found.canary, found.mirrored) if found else None
 
     def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
         """Give each lane its percentage (together 100); returns when Envoy routes so.
@@ -72,7 +73,7 @@ class Routes:
                 self._publish({**models, project.name: wanted}, project.name)
         also = ", captured requests are mirrored" if mirrored else ""
         log.info("weights of %s: stable %d, canary %d%s", project.name, stable, canary, also)
-        return Weights(stable, canary)
+        return Weights(stable, canary, mirrored)
 
     def lane_stats(self, model: str) -> dict[str, LaneCount]:
         """Lane -> requests sent its way and errors it made, live traffic and probes, since Envoy started."""

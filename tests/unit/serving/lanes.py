@@ -153,7 +153,7 @@ class FakeRoutes:
         return self.weights.get(model)
 
     def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
-        self.weights[project.name] = Weights(stable, canary)
+        self.weights[project.name] = Weights(stable, canary, mirrored)
         self.history.append((stable, canary))
         return self.weights[project.name]
 

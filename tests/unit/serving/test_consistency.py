@@ -45,6 +45,7 @@ def test_where_all_agree_nothing_is_said(facts: Facts) -> None:
         (replace(WELL, alias=1), "the registry's champion is version 1, released is version 2", "alias"),
         (replace(WELL, alias=None), "the registry's champion is nothing, released is version 2", "alias"),
         (replace(WELL, weights=(90, 10)), "the canary lane gets 10 % of the traffic", "weights"),
+        (replace(WELL, mirrored=True), "captured requests are mirrored to the canary lane", "weights"),
         (replace(WELL, canary=LaneFacts(3, 3)), "the canary lane holds version 3", "empty_canary"),
         (replace(WELL, canary=LaneFacts(None, 3)), "the canary lane holds version 3", "empty_canary"),
         (replace(CANARY, ended=True), "the release of version 3 ended, and its canary was not taken away", "tidy"),

@@ -284,6 +284,16 @@ def test_a_candidate_whose_memory_grows_with_its_requests_is_refused(world: Worl
     check(world, 1)
 
 
+def test_a_champion_that_dies_is_no_evidence_about_the_candidate(world: World) -> None:
+    world.release(1)
+    inputs = world.inputs(world.candidate(2))
+    world.stable.dead = True
+    with pytest.raises(StoreError, match=r"version 1, which the candidate is timed beside: .* is not healthy"):
+        release.preflight(world.project, inputs, world.stores)
+    world.stable.dead = False
+    assert world.go(inputs).outcome == "promoted"
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [

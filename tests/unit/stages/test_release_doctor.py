@@ -51,6 +51,14 @@ def test_a_hand_that_changed_everything(world: World) -> None:
     check(world, 2)
 
 
+def test_requests_that_are_mirrored_for_nobody(world: World) -> None:
+    world.routes.set(world.project, stable=100, canary=0, mirrored=True)
+    assert said(world) == ["no release is in progress, and captured requests are mirrored to the canary lane"]
+    mend(world)
+    assert said(world) == []
+    check(world, 2)
+
+
 def test_a_lane_that_lost_its_model(world: World) -> None:
     world.stable.loaded.clear()
     world.stable.entry("p").remove()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visionloop.errors import StoreError
 from visionloop.project import Project
@@ -70,17 +71,29 @@ def check_sound(lane: Lane, project: Project, version: int) -> None:
 
 
 def check_speed(lanes: Mapping[Lane, int], project: Project, golden: Golden) -> None:
-    """Time a batch in both lanes, in turns; the canary's version comes first. Raises ModelRefused when it is slower."""
+    """Time a batch in both lanes, in turns; the canary's version comes first.
+
+    Raises ModelRefused when it is slower, StoreError when the other, which serves, does not answer.
+    """
     images = golden.images[: project.serving.max_batch_size]
     times: list[list[float]] = [[] for _ in lanes]
     for _ in range(TIMED_ROUNDS):
         for (lane, version), taken in zip(lanes.items(), times, strict=True):
             began = time.perf_counter()
-            lane.infer(project.name, images, version=version)
+            _ask(lane, project, images, version)
             taken.append((time.perf_counter() - began) * 1000)
     reason = too_slow(times[0], times[1], project.release)
     if reason:
         raise ModelRefused(reason)
+
+
+def _ask(lane: Lane, project: Project, images: NDArray[np.uint8], version: int) -> None:
+    try:
+        lane.infer(project.name, images, version=version)
+    except ModelRefused as error:
+        if lane.name == "canary":
+            raise
+        raise StoreError(f"version {version}, which the candidate is timed beside: {error}") from error
 
 
 def check_endurance(lane: Lane, project: Project, version: int, golden: Golden, vitals: Vitals) -> None:

@@ -51,6 +51,7 @@ def _facts(project: Project, stores: Stores) -> Facts:
         stable=_lane(project, stores.stable),
         canary=_lane(project, stores.canary),
         weights=(weights.stable, weights.canary) if weights else None,
+        mirrored=weights is not None and weights.mirrored,
         damaged=_damaged(project, serving, stores),
     )
 
