@@ -22,6 +22,7 @@ from visionloop.serving.envoy_limits import (
     BODY_LIMIT_BYTES,
     CLIENT_HEADER,
     DEFAULT,
+    KEY_HEADER,
     Limits,
     overload,
     rate_filter,
@@ -32,8 +33,8 @@ from visionloop.serving.envoy_metrics import admin_cluster, metrics_listener, st
 from visionloop.serving.envoy_routes import (
     BUFFER_FILTER,
     EXTRACTION_FILTER,
+    HEALTH,
     KEY_FILTER,
-    KEY_HEADER,
     read_routes,
     render_routes,
 )
@@ -148,6 +149,7 @@ def _filters(addresses: Addresses, keys: Keys, limits: Limits) -> list[Json]:
     return [
         *([_key_filter(keys, limits)] if keys is not None else []),  # first: a stranger's body is not even kept
         *rate_filter(limits, keyed=keys is not None),
+        _health(),
         _decompressor(),
         _filter(BUFFER_FILTER, "buffer.v3.Buffer", max_request_bytes=BODY_LIMIT_BYTES),
         _field_extraction(),
@@ -173,6 +175,12 @@ def _key_filter(keys: dict[str, str], limits: Limits) -> Json:
 
 def _credentials(keys: dict[str, str]) -> list[Json]:
     return [{"key": key, "client": client} for client, key in sorted(keys.items())]
+
+
+def _health() -> Json:
+    """Who asks for health is answered as everybody is, and counted nowhere: these are no requests for an answer."""
+    asked = {"name": ":path", "string_match": {"safe_regex": {"regex": HEALTH}}}
+    return _filter("health", "health_check.v3.HealthCheck", pass_through_mode=True, headers=[asked])
 
 
 def _decompressor() -> Json:

@@ -1,6 +1,7 @@
 """Envoy's clusters: each model has its own to both lanes, so that one model's faults, limits and counts are its own."""
 
 import base64
+import gzip
 import ipaddress
 import json
 from typing import Any
@@ -22,8 +23,6 @@ CAPTURE_LIMITS = {**LIMITS, "max_requests": 8192}
 """Each captured request keeps its stream for `envoy_capture.PAUSE_SECONDS`: so many a second are captured."""
 MIRRORED_AT_ONCE = 64
 """Further requests are not mirrored: what clients send must not queue up in the canary lane."""
-LARGEST_CHECK_BYTES = 256 << 10
-"""Images above this are not sent as a health check; Triton's own readiness is asked instead."""
 
 
 def render_clusters(models: dict[str, ModelRoute], addresses: Addresses, *, version: str) -> Json:
@@ -145,21 +144,18 @@ def _protocol(protocol: Json, *, guarded: bool) -> Json:
 
 def _check(entry: ModelRoute) -> Json:
     """By an inference, over HTTP: a model whose process died still calls itself ready."""
-    height, width, channels = entry.image
-    small = height * width * channels <= LARGEST_CHECK_BYTES
-    what = _inference(entry) if small else {"path": f"/v2/models/{entry.model}/ready"}
     return {
         "timeout": "2s",
         "interval": "1s",
         "no_traffic_interval": "1s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
-        "http_health_check": {"codec_client_type": "HTTP1", **what},
+        "http_health_check": {"codec_client_type": "HTTP1", **_inference(entry)},
     }
 
 
 def _inference(entry: ModelRoute) -> Json:
-    """An inference of one black image, in KServe's binary tensor extension."""
+    """An inference of one black image, in KServe's binary tensor extension; packed, it is small at any size."""
     size = entry.image[0] * entry.image[1] * entry.image[2]
     tensor = {
         "name": "image",
@@ -168,12 +164,12 @@ def _inference(entry: ModelRoute) -> Json:
         "parameters": {"binary_data_size": size},
     }
     head = json.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}).encode()
-    length = {"key": "inference-header-content-length", "value": str(len(head))}
+    headers = {"inference-header-content-length": str(len(head)), "content-encoding": "gzip"}
     return {
         "method": "POST",
         "path": f"/v2/models/{entry.model}/infer",
-        "request_headers_to_add": [{"header": length}],
-        "send": {"binary": base64.b64encode(head + bytes(size)).decode()},
+        "request_headers_to_add": [{"header": {"key": key, "value": value}} for key, value in headers.items()],
+        "send": {"binary": base64.b64encode(gzip.compress(head + bytes(size), mtime=0)).decode()},
     }
 
 

@@ -18,6 +18,7 @@ LARGEST_HEAD_KIB = 7
 STREAM_IDLE_SECONDS = 60
 """A request in which nothing moves either way, as when a client does not read its answer."""
 CLIENT_HEADER = "x-client"
+KEY_HEADER = "x-api-key"
 OWN_CLIENT = "visionloop"
 CLIENTS_COUNTED = 10_000
 """Token buckets at a time; the one that was asked for least recently goes."""
@@ -106,13 +107,20 @@ def rate_filter(limits: Limits, *, keyed: bool) -> list[Json]:
 def refusals(limits: Limits) -> Json:
     """What Envoy says when it is not a lane that answers: the limit, and what was found."""
     rate = limits.client_requests_per_second
+    late = (
+        f"expected a whole request within {limits.request_seconds:g} s, its head within {limits.headers_seconds:g} s, "
+        "found a part"
+    )
     too_large = f"expected a request of at most {BODY_LIMIT_BYTES} bytes, found more: send fewer images in each"
     return {
         "mappers": [
             *_both(_status(413), too_large, 8, found=" (announced: %REQ(CONTENT-LENGTH)% bytes)"),
             *_both(_status(429), f"expected at most {rate} requests a second of one client, found more", 8),
             *_both(_status(431), f"expected headers of at most {LARGEST_HEAD_KIB} KiB together, found more", 8),
-            *_both(_status(408), f"expected a whole request within {limits.request_seconds:g} s, found a part", 4),
+            *_both(_status(408), late, 4),
+            *_both(_status(401), f"expected an API key in the header {KEY_HEADER}, found none that is known", 16),
+            *_both(_status(403), "%LOCAL_REPLY_BODY%", 7),
+            *_both(_status(404), "%LOCAL_REPLY_BODY%", 12),
             *_both(_flags("DPE"), "expected HTTP/1.1 or HTTP/2, found neither: %RESPONSE_CODE_DETAILS%", 3),
             *_both(_flags("UT"), "the model did not answer within its time-out (serving.timeout_ms)", 4),
             *_both(_status(504), f"expected a request that is done within {limits.request_seconds:g} s", 4),

@@ -19,7 +19,6 @@ BUFFER_FILTER = "buffer"
 EXTRACTION_FILTER = "envoy.filters.http.grpc_field_extraction"
 GUARD_FILTER = "lua"
 KEY_FILTER = "api_key"
-KEY_HEADER = "x-api-key"
 PROBE_HEADER = "x-visionloop-probe"
 SESSION_HEADER = "x-session"
 LANE_HEADER = "x-lane"
@@ -40,6 +39,8 @@ PAUSES = {"base_interval": "0.025s", "max_interval": "0.5s"}
 GRPC_SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{GRPC_SERVICE}/ModelInfer"
 READY = f"{GRPC_SERVICE}/ModelReady"
+HEALTH = rf"/v2/.*/(live|ready)|{re.escape(GRPC_SERVICE)}/.*(Live|Ready)|/grpc\.health\..*"
+"""Paths that ask whether somebody is there."""
 READY_SECONDS = 2.0
 """Who asks for health wants to know it now."""
 CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
@@ -228,7 +229,7 @@ def _fallback() -> list[Json]:
         *(_to(f"stable/{protocol}", match, open_to_all, seconds=READY_SECONDS) for protocol, match in _health()),
         *(_to("stable/http", match, _uncaptured()) for match in http),
         *(_to("stable/grpc", match, _uncaptured()) for match in grpc),
-        _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2\n"),
+        _direct({"prefix": "/"}, 404, "not found: the endpoint speaks KServe v2"),
     ]
 
 
@@ -247,14 +248,14 @@ def _to(cluster: str, match: Json, filters: Json, *, seconds: float = 15.0) -> J
 def _closed() -> list[Json]:
     http: list[Json] = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
     grpc: list[Json] = [{"prefix": f"{GRPC_SERVICE}/{method}"} for method in CLOSED_GRPC]
-    return [_direct(match, 403, "closed: models are changed by releases only\n") for match in (*http, *grpc)]
+    return [_direct(match, 403, "closed: models are changed by releases only") for match in (*http, *grpc)]
 
 
 def _too_large() -> list[Json]:
     """What announces too large a body is refused by its head: nothing waits for the body, or looks at it."""
     readers = (BUFFER_FILTER, EXTRACTION_FILTER, GUARD_FILTER)
     unread = _uncaptured() | {name: _off() for name in readers}
-    return [{**_direct(announced_too_large("/"), 413, "too large\n"), "typed_per_filter_config": unread}]
+    return [{**_direct(announced_too_large("/"), 413, "too large"), "typed_per_filter_config": unread}]
 
 
 def _direct(match: Json, status: int, text: str) -> Json:

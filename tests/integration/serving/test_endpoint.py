@@ -19,6 +19,7 @@ from visionloop.stores.routes import Weights, open_routes
 
 from . import tiny
 from .conftest import make_project, put
+from .test_capture import until
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_lane_stats_count_each_lane(split, client):
     ],
 )
 def test_model_control_is_closed_over_http(running, split, path):
-    assert ask(running, path, b"{}") == (403, "closed: models are changed by releases only\n")
+    assert ask(running, path, b"{}") == (403, '{"error":"closed: models are changed by releases only"}\n')
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,25 @@ def test_any_kserve_client_finds_model_and_server(running, split):
     assert json.loads(ask(running, "/v2/models/split", method="GET")[1])["name"] == "split"
 
 
+def test_a_lane_of_large_images_is_asked_for_an_inference_too(running):
+    project = make_project(running, "large", side=600)
+    for lane in ("stable", "canary"):
+        put(running, project, lane, 1, side=600)
+    routes = open_routes(running.settings)
+    routes.set(project, stable=100, canary=0)
+    assert routes.wait_healthy("large", "canary")
+    assert ask(running, "/v2/models/large/ready", method="GET")[0] == 200
+    assert until(lambda: inferences(running, "large", "canary") > 2)
+
+
+def inferences(running, model, lane):
+    """That the lane was asked for, so far by nobody but Envoy."""
+    with triton_grpc.InferenceServerClient(getattr(running.settings, f"{lane}_grpc")) as client:
+        return sum(one.inference_stats.success.count for one in client.get_inference_statistics(model).model_stats)
+
+
 def test_what_nobody_serves_is_said(running, split):
-    assert ask(running, "/elsewhere")[0] == 404
+    assert ask(running, "/elsewhere") == (404, '{"error":"not found: the endpoint speaks KServe v2"}\n')
     status, text = ask(running, "/v2/models/nobody/infer", b"{}")
     assert status in (400, 404)
     assert "unknown model" in text

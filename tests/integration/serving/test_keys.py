@@ -104,6 +104,13 @@ def test_http_is_answered_with_a_key_only(keyed, path, body):
     assert found == [401, 401, 200]
 
 
+def test_a_stranger_is_told_what_to_send(keyed):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{keyed.url}/v2/models/keyed")
+    said = json.loads(refused.value.read())
+    assert said == {"error": "expected an API key in the header x-api-key, found none that is known"}
+
+
 def test_what_is_closed_stays_closed_to_those_with_a_key(keyed):
     found = [keyed.status("/v2/repository/index", key, b"{}") for key in (None, keyed.belt.read_text())]
     assert found == [401, 403]

@@ -148,6 +148,10 @@ def test_what_was_sent_is_what_is_counted(traced, metered):
     with pytest.raises(urllib.error.HTTPError, match="413"):
         url = f"{traced.settings.endpoint_url}/v2/models/metered/infer"
         urllib.request.urlopen(urllib.request.Request(url, bytes((16 << 20) + 1)))
+    for path in ("v2/health/live", "v2/health/ready", "v2/models/metered/ready", "v2/models/metered/versions/1/ready"):
+        urllib.request.urlopen(f"{traced.settings.endpoint_url}/{path}")
+    with pytest.raises(urllib.error.HTTPError):  # as who has not heard that it was never released
+        urllib.request.urlopen(f"{traced.settings.endpoint_url}/v2/models/nobody/ready")
     answered(traced, len(found))
     assert until(lambda: traffic("metered", scrape(traced.settings), before).uncaptured == 0)
     table = traffic("metered", scrape(traced.settings), before)

@@ -1,5 +1,7 @@
 """Envoy's files: valid messages, clusters for every route, weights that say what they mean, and whole at any moment."""
 
+import base64
+import gzip
 import json
 import stat
 import subprocess
@@ -16,7 +18,7 @@ from visionloop.errors import ConfigError
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import bootstrap, change_keys, descriptors, listener, read_addresses, write_initial
 from visionloop.serving.envoy import write_json as write_whole
-from visionloop.serving.envoy_clusters import LARGEST_CHECK_BYTES, cluster_names, render_clusters
+from visionloop.serving.envoy_clusters import cluster_names, render_clusters
 from visionloop.serving.envoy_routes import ModelRoute, read_routes, render_routes
 from visionloop.stack.service import servers_folder
 
@@ -219,14 +221,19 @@ def test_names_are_resolved_and_numbers_are_not() -> None:
     assert (found["stable/http"]["type"], found["canary/http"]["type"]) == ("STATIC", "STRICT_DNS")
 
 
-@pytest.mark.parametrize(
-    ("width", "by_inference"), [(LARGEST_CHECK_BYTES // 256, True), (LARGEST_CHECK_BYTES // 256 + 1, False)]
-)
-def test_health_is_an_inference_unless_the_image_is_large(width: int, by_inference: bool) -> None:
-    entry = replace(ENTRY, image=(256, width, 1))
+@pytest.mark.parametrize("side", [8, 1024])
+def test_health_is_an_inference_of_a_black_image_which_is_small_at_any_size(side: int) -> None:
+    entry = replace(ENTRY, image=(side, side, 3))
     [check] = clusters(entry)["m/canary/grpc"]["health_checks"]
-    assert (check["http_health_check"]["path"] == "/v2/models/m/infer") is by_inference
-    assert ("send" in check["http_health_check"]) is by_inference
+    asked = check["http_health_check"]
+    assert asked["path"] == "/v2/models/m/infer"
+    headers = {one["header"]["key"]: one["header"]["value"] for one in asked["request_headers_to_add"]}
+    assert headers["content-encoding"] == "gzip"
+    packed = base64.b64decode(asked["send"]["binary"])
+    body, head = gzip.decompress(packed), int(headers["inference-header-content-length"])
+    assert len(packed) < 8 << 10
+    assert body[head:] == bytes(side * side * 3)
+    assert json.loads(body[:head])["inputs"][0]["shape"] == [1, side, side, 3]
 
 
 def test_without_capture_there_is_neither_filter_nor_cluster(tmp_path: Path) -> None:

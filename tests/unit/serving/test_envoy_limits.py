@@ -90,7 +90,7 @@ def test_each_client_has_a_bucket_and_the_loop_has_no_bottom(keyed: bool, action
 
 def test_strangers_are_refused_before_they_are_counted_and_both_before_a_body_is_kept(tmp_path: Path) -> None:
     names = [found["name"] for found in manager(tmp_path, OWN, KEYS)["http_filters"]]
-    assert names[:4] == ["api_key", "rate", "decompressor", "buffer"]
+    assert names[:5] == ["api_key", "rate", "health", "decompressor", "buffer"]
     assert names.index("buffer") < names.index("lua") < names.index("capture") < names.index("router")
 
 

@@ -22,7 +22,8 @@ from visionloop.serving.client.failures import EndpointError
 from visionloop.serving.client.messages import REQUEST_ID_HEADER, Answer
 from visionloop.serving.client.model import Model
 from visionloop.serving.client.retry import MOST_TRIES, pause_before_retry
-from visionloop.serving.envoy_routes import KEY_HEADER, LANE_HEADER, PROBE_HEADER, SESSION_HEADER
+from visionloop.serving.envoy_limits import KEY_HEADER
+from visionloop.serving.envoy_routes import LANE_HEADER, PROBE_HEADER, SESSION_HEADER
 from visionloop.serving.keys import read_key
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
