@@ -30,6 +30,7 @@ STAGES = {
     "shadow": "visionloop.stages.release:shadow",
     "canary": "visionloop.stages.release:canary",
     "promote": "visionloop.stages.release:promote",
+    "call_off": "visionloop.stages.release:call_off",
     "window": "visionloop.stages.monitor:window",
     "drift": "visionloop.stages.monitor:drift",
     "trigger": "visionloop.stages.trigger:run",

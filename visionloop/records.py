@@ -545,6 +545,21 @@ class RetrainState(Frozen):
     """URI of the release that answered the last request."""
 
 
+class Ending(Frozen):
+    """How a release ends, before all is done for it."""
+
+    outcome: Literal["promoted", "rolled_back", "rejected"]
+    reason: str
+
+
+class WayBack(Frozen):
+    """A rollback that began: who wants which version back, and why."""
+
+    to_version: int
+    by: str
+    reason: str
+
+
 class RolloutState(Frozen):
     """State document `rollout`: how far the release in progress has come, so that another process can go on."""
 
@@ -561,7 +576,12 @@ class RolloutState(Frozen):
     memory: list[MemoryReading] = []
     """As in the release's record."""
     orders: list[Order] = []
+    ending: Ending | None = None
+    """Set: it goes no further, and whoever comes next brings this end about."""
+    way_back: WayBack | None = None
+    """Set while nothing is in progress but a rollback."""
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When it was changed, or somebody looked after it."""
 
     @property
     def paused(self) -> bool:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import (
     DAG,
     Asset,
@@ -12,6 +13,7 @@ from airflow.sdk import (
     CronTriggerTimetable,
     DeltaTriggerTimetable,
     Param,
+    TriggerRule,
     chain,
     get_parsing_context,
 )
@@ -81,8 +83,10 @@ def release_dag(project: Project) -> DAG:
     """Candidate -> champion.
 
     An approver named in the project file decides on the figures; then the candidate is checked in the canary lane,
-    answers captured traffic without a client seeing it, gets its share of the traffic in steps, and takes over. A
-    failed step takes the traffic back: the old version never stopped serving.
+    answers mirrored and captured traffic without a client seeing it, gets its share of the traffic in steps, and takes
+    over. A failed step takes the traffic back: the old version never stopped serving. Where a task itself fails,
+    nobody looks after the canary any more, and `call_off` takes it away. A run that is started by hand asks again about
+    a candidate that was rejected, called off or rolled back.
     """
     release, candidate = project.release, asset(project, "candidate")
     params = {"candidate": _optional("URI of the candidate; empty: the newest")}
@@ -96,19 +100,15 @@ def release_dag(project: Project) -> DAG:
             candidates=candidate,
             params={"reason": REASON},
         )
-        chain(
-            approve,
-            _job(project, "preflight", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
-            _job(project, "shadow", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
-            _job(project, "canary", approve.output, goes_on_with=[UNFINISHED, "promoted"]),
-            _job(
-                project,
-                "promote",
-                approve.output,
-                goes_on_with=["promoted"],
-                outlets=[asset(project, "champion")],
-            ),
-        )
+        given = approve.output
+        tasks = [
+            _job(project, "preflight", given, goes_on_with=[UNFINISHED, "promoted"]),
+            _job(project, "shadow", given, goes_on_with=[UNFINISHED, "promoted"]),
+            _job(project, "canary", given, goes_on_with=[UNFINISHED, "promoted"]),
+            _job(project, "promote", given, goes_on_with=["promoted"], outlets=[asset(project, "champion")]),
+        ]
+        chain(approve, *tasks, EmptyOperator(task_id="released"))
+        tasks >> _job(project, "call_off", given, trigger_rule=TriggerRule.ONE_FAILED)
     return dag
 
 

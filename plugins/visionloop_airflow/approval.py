@@ -59,17 +59,23 @@ class ReleaseApproval(ApprovalOperator):
         stores, project = _open(self.project)
         uri = self._candidate(context, stores)
         known = [found for found in stores.ledger.all(Approval, self.project) if found.candidate == uri]
-        if known:
-            self.log.info("%s was %s by %s before, which stands", uri, known[-1].decision, known[-1].by)
-            return self._go_on(context, uri, known[-1], stores)
+        last = max(known, key=lambda one: one.created_at, default=None)
+        ended = self._ended(context, last, stores) if last else ""
+        if last and not ended:
+            self.log.info("%s was %s by %s before, which stands", uri, last.decision, last.by)
+            return self._go_on(context, uri, last, stores)
         candidate = stores.ledger.get(Candidate, uri)
         shown = {"candidate": uri, "model_sha256": candidate.model_sha256}
+        if last:
+            shown["after"] = stores.ledger.uri(last)
         if self.automatic:
             reason = "the project file says approval: automatic, so nobody was asked"
             return self._decide(context, shown, "approved", "visionloop", reason, "automatic")
         evaluation = stores.ledger.get(Evaluation, candidate.evaluation)
         champion = stores.ledger.get(Candidate, evaluation.champion) if evaluation.champion else None
-        self.subject, self.body = subject(candidate), body(candidate, evaluation, champion, project)
+        told = body(candidate, evaluation, champion, project)
+        late = f"Without an answer within {self.timeout_hours:g} hours it counts as rejected."
+        self.subject, self.body = subject(candidate), "\n\n".join(filter(None, [ended, told, late]))
         self._nobody_approves_what_he_started(context)
         try:
             return super().execute(context)
@@ -123,6 +129,19 @@ class ReleaseApproval(ApprovalOperator):
         if not known:
             raise AirflowFailException(f"{self.project} has no candidate: the train DAG makes one")
         return str(stores.ledger.uri(max(known, key=lambda record: record.created_at)))
+
+    def _ended(self, context: Context, last: Any, stores: Any) -> str:
+        """What became of an earlier try, in a run that somebody started by hand since; empty: the decision stands."""
+        from visionloop.records import Release
+
+        run = context["dag_run"]
+        if run.run_type != "manual" or last.created_at >= run.run_after:
+            return ""
+        if last.decision == "rejected":
+            return f"It was **rejected** before, by {last.by}: {last.reason}"
+        mine = [one for one in stores.ledger.all(Release, self.project) if one.approval == stores.ledger.uri(last)]
+        tries = [one for one in mine if one.outcome != "promoted"]
+        return f"It was **{tries[-1].outcome.replace('_', ' ')}** before: {tries[-1].reason}" if tries else ""
 
     def _nobody_approves_what_he_started(self, context: Context) -> None:
         starter = context["dag_run"].triggering_user_name

@@ -5,6 +5,7 @@ import shlex
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
 
 from visionloop import layout
 from visionloop_airflow.operator import RayJobOperator
@@ -30,6 +31,12 @@ class StageOperator(StageTask, RayJobOperator):
         self.stage = stage
         self.inputs = inputs
         self.module = module
+
+    def execute(self, context: Context) -> Any:
+        """Run the job, unless the task before failed and left nothing to work on."""
+        if self.inputs is None:
+            raise AirflowSkipException(f"{self.stage} has nothing to work on: the task before it left nothing")
+        return super().execute(context)
 
     def command(self, submission_id: str) -> str:
         """The stage's command line; its result goes to a place of this job's own."""

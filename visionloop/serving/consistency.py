@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Repair = Literal["load", "alias", "empty_canary", "weights", "tidy"]
+Repair = Literal["load", "alias", "empty_canary", "weights", "tidy", "call_off", "way_back"]
+
+LEFT_ALONE_MINUTES = 10.0
+"""A release says at least every minute or two that somebody looks after it."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,17 @@ class Facts:
     """The version that is being released."""
     phase: str
     ended: bool
-    """The release in progress has its record already: a process died before it tidied up."""
+    """How the release in progress ends is decided: a process died before all was done for it."""
     stable: LaneFacts
     canary: LaneFacts
     weights: tuple[int, int] | None
     """Stable, canary, in percent; None for a model without a route."""
+    percent: int = 0
+    """Of the traffic, that the release in progress gives its canary at most."""
+    left_alone_minutes: float = 0.0
+    """Since somebody looked after the release in progress, or the rollback."""
+    way_back: int | None = None
+    """The version of a rollback that began."""
     mirrored: bool = False
     """Do captured requests go to the canary lane as well?"""
     damaged: tuple[str, ...] = ()
@@ -52,11 +61,22 @@ def differences(facts: Facts) -> list[Difference]:
     """In the order in which they are to be put right; empty when all agree."""
     found = [_damaged(name) for name in facts.damaged]
     if facts.ended:
-        text = f"the release of version {facts.running} ended, and its canary was not taken away"
-        return [*found, Difference(text, "tidy", "it is tidied up")]
+        text = f"the release of version {facts.running} ended, and not all was done for it"
+        return [*found, Difference(text, "tidy", "it is done")]
+    if facts.way_back is not None:
+        text = f"the rollback to version {facts.way_back} is under way or was cut off, {_ago(facts)}"
+        return [*found, Difference(text, "way_back", "it is finished")]
+    if facts.running is not None and facts.left_alone_minutes > LEFT_ALONE_MINUTES:
+        share = f" with {facts.weights[1]} % of the traffic" if facts.weights and facts.weights[1] else ""
+        text = f"version {facts.running} is in its {facts.phase}{share}, and was looked after {_ago(facts)}"
+        return [*found, Difference(text, "call_off", "it is called off: the old version serves on")]
     if facts.phase != "promoting":
         found += [*_stable(facts), *_alias(facts)]
     return found + (_idle(facts) if facts.running is None else _under_way(facts))
+
+
+def _ago(facts: Facts) -> str:
+    return f"{facts.left_alone_minutes:.0f} minutes ago"
 
 
 def _damaged(name: str) -> Difference:
@@ -102,7 +122,15 @@ def _idle(facts: Facts) -> list[Difference]:
 
 
 def _under_way(facts: Facts) -> list[Difference]:
-    if facts.phase not in ("shadow", "canary") or facts.canary.loaded == facts.running:
+    if facts.phase == "promoting":
+        return []
+    if facts.weights and facts.weights[1] > facts.percent:
+        text = (
+            f"{_named(facts.running)} is in its {facts.phase}, and the canary lane gets {facts.weights[1]} % of the "
+            f"traffic, which should be {facts.percent} %"
+        )
+        return [Difference(text, "weights", "the stable lane gets all of it until the release says otherwise")]
+    if facts.phase == "preflight" or facts.canary.loaded == facts.running:
         return []
     text = f"{_named(facts.running)} is in its {facts.phase}, and the canary lane serves {_named(facts.canary.loaded)}"
     return [Difference(text, None, "clear the release's task `preflight`, or call it off: `visionloop rollout abort`")]

@@ -1,4 +1,4 @@
-"""Writes down who let a candidate go, or did not, and why. The first decision about a candidate stands.
+"""Writes down who let a candidate go, or did not, and why. The first decision stands until its release has ended.
 
 Light: it runs in the process that asked (Airflow's worker), not in a Ray job.
 """
@@ -26,6 +26,8 @@ class Inputs(Frozen):
     """User name; `visionloop` for a decision that nobody made."""
     reason: str
     mode: Literal["human", "automatic"] = "human"
+    after: str | None = None
+    """URI of an earlier decision about the same candidate that came to its end; unset: the first one."""
     model_sha256: str | None = None
     """Digest of the model that was shown to whoever decided; unset: the candidate's."""
 
@@ -49,9 +51,10 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Approval:
 
 
 def _approval(project: Project, inputs: Inputs, candidate: Candidate, stores: Stores) -> Approval:
-    """The id leaves out who and what was decided, so that there can be one approval per candidate only."""
+    """The id leaves out who and what was decided, so that there can be one at a time only."""
+    again = {"after": inputs.after} if inputs.after else {}
     return Approval(
-        id=record_id("approval", project.name, candidate=inputs.candidate),
+        id=record_id("approval", project.name, candidate=inputs.candidate, **again),
         project=project.name,
         inputs={"candidate": inputs.candidate},
         input_digests=stores.ledger.digests({"candidate": inputs.candidate}),

@@ -51,10 +51,19 @@ class Routes:
         found = self._models().get(model)
         return Weights(found.stable, found.canary, found.mirrored) if found else None
 
-    def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
+    def set(
+        self,
+        project: Project,
+        *,
+        stable: int,
+        canary: int,
+        mirrored: bool = False,
+        allowed: Callable[[], object] = lambda: None,
+    ) -> Weights:
         """Give each lane its percentage (together 100); returns when Envoy routes so.
 
-        `mirrored`: what is captured goes to the canary lane too, and no client gets its answers.
+        `mirrored`: what is captured goes to the canary lane too, and no client gets its answers. `allowed` is called
+        when nobody else can change the table any more; what it raises leaves the table as it is.
         """
         shape = project.task.image
         wanted = ModelRoute(
@@ -68,6 +77,7 @@ class Routes:
             mirrored=mirrored,
         )
         with self._locked():
+            allowed()
             models = self._models()
             if models.get(project.name) != wanted:
                 self._publish({**models, project.name: wanted}, project.name)

@@ -1,5 +1,6 @@
 """The approval task: what it shows, whom it asks, what it writes down, and that an answer is never asked for twice."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,17 @@ from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped,
 from tests.unit.airflow.conftest import ROOT, TaskInstance
 from visionloop import layout
 from visionloop.project import parse_project
-from visionloop.records import Approval, Artifact, Candidate, Evaluation, Interval, Parity, ScenarioResult, Variant
+from visionloop.records import (
+    Approval,
+    Artifact,
+    Candidate,
+    Evaluation,
+    Interval,
+    Parity,
+    Release,
+    ScenarioResult,
+    Variant,
+)
 from visionloop.settings import load_settings
 from visionloop.stores import Stores, connect
 from visionloop_airflow import approval as module
@@ -32,6 +43,9 @@ class Registry:
 
     def tag(self, name, version, tags):
         self.tags[name, version] = tags
+
+
+LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 class World:
@@ -65,7 +79,7 @@ class World:
         self.stores.ledger.put(made)
         return self.stores.ledger.uri(made)
 
-    def context(self, *, events=(), candidate=None, starter=None):
+    def context(self, *, events=(), candidate=None, starter=None, run_type="asset_triggered", run_after=LONG_AGO):
         task = project_dags(self.path)["fashion__release"].get_task("approve")
         told = [SimpleNamespace(extra={"record": uri}) for uri in events]
         ti = TaskInstance(dag_id="fashion__release", task_id="approve", id="ti")
@@ -75,7 +89,7 @@ class World:
             "task": task,
             "params": {"candidate": candidate},
             "triggering_asset_events": {CANDIDATES: told} if told else {},
-            "dag_run": SimpleNamespace(triggering_user_name=starter),
+            "dag_run": SimpleNamespace(triggering_user_name=starter, run_type=run_type, run_after=run_after),
         }
 
     def ask(self, **facts):
@@ -155,9 +169,55 @@ def test_a_rejection_is_green_and_releases_nothing(world):
     context, kwargs = world.ask(events=[world.candidate("cc")])
     with pytest.raises(DownstreamTasksSkipped) as skipped:
         context["task"].execute_complete(context, event("Reject", reason=""), **kwargs)
-    assert sorted(skipped.value.tasks) == ["canary", "preflight", "promote", "shadow"]
+    assert sorted(skipped.value.tasks) == ["call_off", "canary", "preflight", "promote", "shadow"]
     (approval,) = world.approvals()
     assert (approval.decision, approval.reason) == ("rejected", "no reason given")
+
+
+def tried(world, uri, approval, outcome):
+    """The release of a candidate ended so."""
+    world.stores.ledger.put(
+        Release(
+            id=f"{approval.id}-{outcome}", project="fashion", candidate=uri, approval=world.stores.ledger.uri(approval),
+            version=3, model_sha256=SHA, previous_version=2, steps=[], outcome=outcome, reason="at 10 %: too slow",
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ended", ["rejected", "rolled_back"])
+def test_a_run_by_hand_asks_again_about_what_ended(world, ended):
+    uri = world.candidate("cc")
+    context, kwargs = world.ask(events=[uri])
+    answer = event("Reject" if ended == "rejected" else "Approve", reason="not this week")
+    with suppress(DownstreamTasksSkipped):
+        context["task"].execute_complete(context, answer, **kwargs)
+    [first] = world.approvals()
+    if ended == "rolled_back":
+        tried(world, uri, first, ended)
+    said = "It was **rejected** before, by ann: not this week"
+    if ended == "rolled_back":
+        said = "It was **rolled back** before: at 10 %: too slow"
+    with suppress(DownstreamTasksSkipped):  # an event asks nobody twice
+        world.context(events=[uri])["task"].execute(world.context(events=[uri]))
+    assert len(world.asked) == 1
+    by_hand = {"candidate": uri, "run_type": "manual", "run_after": datetime.now(UTC), "starter": "zoe"}
+    context, kwargs = world.ask(**by_hand)
+    assert world.asked[-1]["body"].startswith(said)
+    given = context["task"].execute_complete(context, event("Approve", by="bob"), **kwargs)
+    second = world.stores.ledger.get(Approval, given["approval"])
+    assert (second.decision, second.by, second.id == first.id) == ("approved", "bob", False)
+    cleared = world.context(**by_hand)
+    assert cleared["task"].execute(cleared) == given
+    assert len(world.asked) == 2
+
+
+def test_what_was_promoted_is_not_asked_again(world):
+    uri = world.candidate("cc")
+    context, kwargs = world.ask(events=[uri])
+    given = context["task"].execute_complete(context, event("Approve"), **kwargs)
+    tried(world, uri, world.approvals()[0], "promoted")
+    by_hand = world.context(candidate=uri, run_type="manual", run_after=datetime.now(UTC))
+    assert by_hand["task"].execute(by_hand) == given
 
 
 def test_nobody_answered_in_time(world):

@@ -70,11 +70,13 @@ def test_four_dags(dags):
         (
             "release",
             {
-                "approve": ["canary", "preflight", "promote", "shadow"],
-                "preflight": ["shadow"],
-                "shadow": ["canary"],
-                "canary": ["promote"],
-                "promote": [],
+                "approve": ["call_off", "canary", "preflight", "promote", "shadow"],
+                "preflight": ["call_off", "shadow"],
+                "shadow": ["call_off", "canary"],
+                "canary": ["call_off", "promote"],
+                "promote": ["call_off", "released"],
+                "call_off": [],
+                "released": [],
             },
         ),
         ("monitor", {"ready": ["window"], "window": ["drift"], "drift": ["decide"], "decide": []}),

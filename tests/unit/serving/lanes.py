@@ -152,7 +152,16 @@ class FakeRoutes:
     def current(self, model: str) -> Weights | None:
         return self.weights.get(model)
 
-    def set(self, project: Project, *, stable: int, canary: int, mirrored: bool = False) -> Weights:
+    def set(
+        self,
+        project: Project,
+        *,
+        stable: int,
+        canary: int,
+        mirrored: bool = False,
+        allowed: Callable[[], object] = lambda: None,
+    ) -> Weights:
+        allowed()
         self.weights[project.name] = Weights(stable, canary, mirrored)
         self.history.append((stable, canary))
         return self.weights[project.name]
@@ -255,15 +264,17 @@ class World:
     def _parts(self) -> tuple[FakeLane, FakeLane, FakeRoutes, FakeRegistry]:
         return self.stable, self.canary, self.routes, self.registry
 
-    def connect(self, *, dies_after: int | None = None) -> Stores:
-        """Stores as another process opens them; it may die after so many changes."""
+    def connect(self, *, dies_after: int | None = None, then: Callable[[], None] | None = None) -> Stores:
+        """Stores as another process opens them; after so many changes it dies, or something else happens."""
         stores, left = connect(self.settings), [dies_after]
 
         def happened() -> None:
             if left[0] is not None:
                 left[0] -= 1
                 if left[0] == 0:
-                    raise Killed
+                    if then is None:
+                        raise Killed
+                    then()
 
         objects = Fatal(stores.objects, ("put", "put_new", "replace"), happened)
         lanes = {lane.name: Fatal(lane, ("load", "unload"), happened) for lane in (self.stable, self.canary)}

@@ -17,7 +17,7 @@ WELL = Facts(
     weights=(100, 0),
 )
 NEVER = replace(WELL, released=None, alias=None, stable=LaneFacts(None, None), weights=None)
-CANARY = replace(WELL, running=3, phase="canary", canary=LaneFacts(3, 3), weights=(90, 10))
+CANARY = replace(WELL, running=3, phase="canary", canary=LaneFacts(3, 3), weights=(90, 10), percent=10)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,8 @@ CANARY = replace(WELL, running=3, phase="canary", canary=LaneFacts(3, 3), weight
         CANARY,
         replace(CANARY, phase="preflight", canary=LaneFacts(None, 3), weights=(100, 0)),
         replace(CANARY, phase="promoting", stable=LaneFacts(3, 3), weights=(50, 50)),
-        replace(NEVER, running=1, phase="canary", canary=LaneFacts(1, 1), weights=(0, 100)),
+        replace(CANARY, weights=(100, 0), left_alone_minutes=9),
+        replace(NEVER, running=1, phase="canary", canary=LaneFacts(1, 1), weights=(0, 100), percent=100),
     ],
 )
 def test_where_all_agree_nothing_is_said(facts: Facts) -> None:
@@ -48,9 +49,38 @@ def test_where_all_agree_nothing_is_said(facts: Facts) -> None:
         (replace(WELL, mirrored=True), "captured requests are mirrored to the canary lane", "weights"),
         (replace(WELL, canary=LaneFacts(3, 3)), "the canary lane holds version 3", "empty_canary"),
         (replace(WELL, canary=LaneFacts(None, 3)), "the canary lane holds version 3", "empty_canary"),
-        (replace(CANARY, ended=True), "the release of version 3 ended, and its canary was not taken away", "tidy"),
+        (replace(CANARY, ended=True), "the release of version 3 ended, and not all was done for it", "tidy"),
         (replace(CANARY, canary=LaneFacts(None, 3)), "version 3 is in its canary, and the canary lane serves no", None),
-        (replace(CANARY, phase="shadow", canary=LaneFacts(2, 3)), "is in its shadow, and the canary lane serves", None),
+        (
+            replace(CANARY, weights=(50, 50)),
+            "the canary lane gets 50 % of the traffic, which should be 10 %",
+            "weights",
+        ),
+        (
+            replace(CANARY, phase="preflight", percent=0),
+            "version 3 is in its preflight, and the canary lane gets 10 % of the traffic, which should be 0 %",
+            "weights",
+        ),
+        (
+            replace(CANARY, left_alone_minutes=11),
+            "version 3 is in its canary with 10 % of the traffic, and was looked after 11 minutes ago",
+            "call_off",
+        ),
+        (
+            replace(CANARY, phase="promoting", left_alone_minutes=11, weights=(100, 0)),
+            "version 3 is in its promoting, and was looked after 11 minutes ago",
+            "call_off",
+        ),
+        (
+            replace(WELL, way_back=1, left_alone_minutes=2, stable=LaneFacts(1, 1)),
+            "the rollback to version 1 is under way or was cut off, 2 minutes ago",
+            "way_back",
+        ),
+        (
+            replace(CANARY, phase="shadow", weights=(100, 0), canary=LaneFacts(2, 3)),
+            "is in its shadow, and the canary lane serves",
+            None,
+        ),
         (replace(WELL, damaged=("model.onnx",)), "model.onnx of the released version is missing or changed", None),
     ],
 )

@@ -5,9 +5,10 @@ came of it in its `Release` record. A finished release returns its record from e
 """
 
 from visionloop.stages.release.doctor import examine, repair
+from visionloop.stages.release.ending import call_off
 from visionloop.stages.release.inputs import Inputs, RollbackInputs
-from visionloop.stages.release.loading import preflight
 from visionloop.stages.release.orders import Status, order, status
+from visionloop.stages.release.preflight import preflight
 from visionloop.stages.release.promotion import promote
 from visionloop.stages.release.shadow import shadow
 from visionloop.stages.release.steps import canary
@@ -18,6 +19,7 @@ __all__ = [
     "RollbackInputs",
     "Status",
     "abort",
+    "call_off",
     "canary",
     "examine",
     "foresee",

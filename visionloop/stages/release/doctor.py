@@ -1,13 +1,17 @@
 """Do records, registry, object store, weights and lanes agree about a project? Puts right what is safe to."""
 
 import logging
+from datetime import UTC, datetime
 
 from visionloop.errors import IntegrityError, NotFound
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.consistency import Difference, Facts, LaneFacts, differences
-from visionloop.stages.release.loading import check_signature, fetch, put_back
+from visionloop.stages.release.ending import end, finished, put_back
+from visionloop.stages.release.inputs import RollbackInputs
+from visionloop.stages.release.loading import check_signature, fetch
 from visionloop.stages.release.rollout import STATE, empty_canary, last_release, running
+from visionloop.stages.release.way_back import rollback
 from visionloop.stores import Stores
 from visionloop.stores.triton import Lane
 
@@ -29,25 +33,38 @@ def repair(project: Project, difference: Difference, stores: Stores) -> None:
     elif difference.repair == "weights":
         stores.routes.set(project, stable=100, canary=0)
     elif difference.repair == "empty_canary":
-        empty_canary(project, stores)
-    elif difference.repair == "tidy":
+        empty_canary(project, stores, unless=lambda: running(project, stores) is not None)
+    elif difference.repair == "way_back":
+        _finish_way_back(project, stores)
+    elif difference.repair in ("tidy", "call_off"):
         rollout = running(project, stores)
-        if rollout:
-            rollout.finished()
+        if rollout and not finished(rollout) and difference.repair == "call_off":
+            end(rollout, "rolled_back", f"called off by the doctor: {difference.text}")
     log.info("%s: %s: %s", project.name, difference.text, difference.advice)
+
+
+def _finish_way_back(project: Project, stores: Stores) -> None:
+    state = stores.state.read(RolloutState, project.name, STATE)
+    if state and state.way_back:
+        back = state.way_back
+        rollback(project, RollbackInputs(to_version=back.to_version, by=back.by, reason=back.reason), stores)
 
 
 def _facts(project: Project, stores: Stores) -> Facts:
     serving, rollout = last_release(project, stores), running(project, stores)
     state = stores.state.read(RolloutState, project.name, STATE) or RolloutState()
     champion, weights = stores.registry.champion(project.name), stores.routes.current(project.name)
-    ended = rollout is not None and stores.ledger.find(Release, project.name, rollout.id) is not None
+    ended = rollout is not None and (state.ending is not None or rollout.recorded() is not None)
+    left_alone = datetime.now(UTC) - state.updated_at
     return Facts(
         released=serving.version if serving else None,
         alias=champion.version if champion else None,
         running=rollout.candidate.version if rollout else None,
         phase=state.phase,
         ended=ended,
+        percent=state.canary_percent if state.phase == "canary" else 0,
+        left_alone_minutes=left_alone.total_seconds() / 60,
+        way_back=state.way_back.to_version if state.way_back else None,
         stable=_lane(project, stores.stable),
         canary=_lane(project, stores.canary),
         weights=(weights.stable, weights.canary) if weights else None,

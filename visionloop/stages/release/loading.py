@@ -1,60 +1,32 @@
-"""Preflight: the files that were approved go into the canary lane, and are checked there before any traffic."""
+"""A version goes into a lane: its files are those that were approved and signed, and it answers as it did offline."""
 
-import logging
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from visionloop.errors import StageError
 from visionloop.packaging.signing import verify
 from visionloop.project import Project
-from visionloop.records import Candidate, Release, RolloutState
+from visionloop.records import Candidate
 from visionloop.serving.golden import read_golden
-from visionloop.stages.release.checks import check_endurance, check_sound, check_speed, smoke
-from visionloop.stages.release.costs import measure_cost
-from visionloop.stages.release.inputs import Inputs
-from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
-from visionloop.stages.release.vitals import Vitals
+from visionloop.stages.release.checks import check_sound, smoke
 from visionloop.stores import Stores
+from visionloop.stores.lane_lock import lane_lock
 from visionloop.stores.objects import get_artifact
 from visionloop.stores.triton import Lane, ModelRefused
-
-log = logging.getLogger(__name__)
 
 MODEL, CONFIG, GOLDEN = "model.onnx", "config.pbtxt", "golden.npz"
 
 
-def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
-    """Bring the candidate into the canary lane, without any traffic; a Release record says why not."""
-    rollout = open_rollout(project, inputs, stores)
-    done = rollout.finished()
-    if done:
-        return done
-    refusal = _refusal(rollout)
-    if refusal:
-        return rollout.record("rejected", refusal)
-    state = _claim(rollout)
-    if state.phase != "preflight" and stores.canary.served(project.name) == rollout.candidate.version:
-        return state
-    vitals = Vitals(rollout)
-    vitals.begin()
-    try:
-        load(stores.canary, project, rollout.candidate, stores)
-        vitals.look()
-        _check_speed(rollout)
-        _check_endurance(rollout, vitals)
-        cost = state.cost or measure_cost(rollout)
-    except ModelRefused as error:
-        rollout.advance(memory=vitals.readings)
-        return rollout.end("rejected", str(error))
-    shadows = rollout.serving() and project.release.shadow_images
-    begins = "shadow" if shadows else "canary"
-    phase = begins if state.phase == "preflight" else state.phase
-    return rollout.advance(phase=phase, cost=cost, memory=vitals.readings)
-
-
-def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:
+def load(
+    lane: Lane,
+    project: Project,
+    candidate: Candidate,
+    stores: Stores,
+    *,
+    allowed: Callable[[], object] = lambda: None,
+) -> None:
     """Write the entry, load it, and hold its answers against the offline ones.
+
+    `allowed` is called when nobody else can change the lane's entry any more; what it raises leaves it as it is.
 
     Raises ModelRefused when Triton does not load it or answers otherwise, IntegrityError for a file that is not the
     candidate's; the entry on disk is then still the new one.
@@ -62,37 +34,22 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
     check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
     entry = lane.entry(project.name)
-    entry.write(
-        version=candidate.version,
-        config=config.decode(),
-        model=model,
-        sha256=candidate.model_sha256,
-        signature=candidate.signature,
-    )
-    lane.load(project.name)
+    with lane_lock(stores.settings, lane.name, project.name):
+        allowed()
+        entry.write(
+            version=candidate.version,
+            config=config.decode(),
+            model=model,
+            sha256=candidate.model_sha256,
+            signature=candidate.signature,
+        )
+        lane.load(project.name)
     served = lane.served(project.name)
     if served != candidate.version:
         raise ModelRefused(f"the {lane.name} lane serves version {served}, expected {candidate.version}")
     smoke(lane, project, candidate.version, read_golden(golden))
     check_sound(lane, project, candidate.version)
     entry.prune()
-
-
-def put_back(project: Project, serving: Release | None, stores: Stores) -> None:
-    """Give the stable lane and the registry's alias the version that was released last, or nothing."""
-    if serving is None:
-        stores.stable.entry(project.name).remove()
-        stores.stable.unload(project.name)
-    else:
-        load(stores.stable, project, stores.ledger.get(Candidate, serving.candidate), stores)
-    stores.registry.set_champion(project.name, serving.version if serving else None)
-
-
-def call_off(rollout: Rollout, reason: str) -> Release:
-    """End a release that is not through: its canary goes, and a stable lane that was given it already goes back."""
-    if rollout.state().phase == "promoting":
-        put_back(rollout.project, rollout.serving(), rollout.stores)
-    return rollout.end("rolled_back", reason)
 
 
 def check_signature(project: Project, candidate: Candidate, files: Mapping[str, bytes], stores: Stores) -> None:
@@ -102,71 +59,6 @@ def check_signature(project: Project, candidate: Candidate, files: Mapping[str, 
     verify(signed, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
 
 
-def _check_speed(rollout: Rollout) -> None:
-    serving, stores = rollout.serving(), rollout.stores
-    if serving:
-        golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
-        lanes = {stores.canary: rollout.candidate.version, stores.stable: serving.version}
-        check_speed(lanes, rollout.project, golden)
-
-
-def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
-    golden = read_golden(fetch(rollout.candidate, GOLDEN, rollout.stores))
-    check_endurance(rollout.stores.canary, rollout.project, rollout.candidate.version, golden, vitals)
-
-
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
     """An artifact's bytes. Raises IntegrityError when they are not those that the candidate vouches for."""
     return get_artifact(stores.objects, candidate, name)
-
-
-def _refusal(rollout: Rollout) -> str | None:
-    """Why this candidate is not to be tried at all."""
-    if rollout.approval.decision == "rejected":
-        return f"{rollout.approval.by} rejected it: {rollout.approval.reason}"
-    serving = rollout.serving()
-    if serving and serving.version > rollout.candidate.version:
-        return f"version {serving.version} serves already, which is newer than {rollout.candidate.version}"
-    return None
-
-
-def _claim(rollout: Rollout) -> RolloutState:
-    """Become the release in progress. An older one that nobody finished is ended; a newer one is left alone."""
-    stores, name = rollout.stores, rollout.project.name
-    state = rollout.state()
-    if rollout.is_mine(state):
-        return state
-    if state.candidate and state.approval:
-        _take_over(rollout, Inputs(candidate=state.candidate, approval=state.approval))
-    _check_stable(rollout)
-
-    def change(current: RolloutState | None) -> RolloutState:
-        if current and current.candidate and not rollout.is_mine(current):
-            raise StageError(f"another release of {name} began at this moment: {current.candidate}")
-        return RolloutState(
-            candidate=rollout.inputs.candidate,
-            approval=rollout.inputs.approval,
-            phase="preflight",
-            updated_at=datetime.now(UTC),
-        )
-
-    return stores.state.update(RolloutState, name, STATE, change)
-
-
-def _take_over(rollout: Rollout, other: Inputs) -> None:
-    abandoned = open_rollout(rollout.project, other, rollout.stores)
-    if abandoned.candidate.version > rollout.candidate.version:
-        raise StageError(f"version {abandoned.candidate.version}, which is newer, is being released")
-    if not abandoned.finished():
-        call_off(abandoned, f"version {rollout.candidate.version} came before it was through")
-
-
-def _check_stable(rollout: Rollout) -> None:
-    """A canary is compared with what was released, so that must be there."""
-    serving = rollout.serving()
-    found = rollout.stores.stable.served(rollout.project.name)
-    if serving and found != serving.version:
-        raise StageError(
-            f"the stable lane serves version {found} of {rollout.project.name}, released is {serving.version}: "
-            f"`visionloop rollback {rollout.project.name} --to {serving.version}` loads it again"
-        )

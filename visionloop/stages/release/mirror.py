@@ -2,13 +2,14 @@
 
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from visionloop.errors import StoreError
+from visionloop.errors import Conflict, StoreError
 from visionloop.monitoring.windows import Capture
 from visionloop.serving.captured import Matrix
 from visionloop.serving.envoy_capture import SHADOW
@@ -40,12 +41,12 @@ def mirror(rollout: Rollout, vitals: Vitals) -> tuple[Pairs, str | None]:
     if not (project.release.shadow_seconds and project.monitoring.capture_percent and stores.settings.capture_url):
         return (nothing, nothing, 0), None
     since = _Since(time.time() * 1000 - CLOCKS_MS, _refused(rollout))
-    stores.routes.set(project, stable=100, canary=0, mirrored=True)
+    rollout.route(canary=0, mirrored=True)
     try:
         fault = _wait(rollout, vitals, since)
     finally:
-        if rollout.is_mine(rollout.state()):  # who took over has set weights of its own
-            stores.routes.set(project, stable=100, canary=0)
+        with suppress(Conflict):  # who ended it has set weights of its own
+            rollout.route(canary=0)
     if not shadows(rollout, since.at_ms) and _refused(rollout) == since.refused:
         return (nothing, nothing, 0), fault
     if fault is None:

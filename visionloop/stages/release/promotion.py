@@ -3,12 +3,12 @@
 import logging
 from datetime import UTC, datetime
 
-from visionloop.errors import Conflict
 from visionloop.project import Project
 from visionloop.records import Release, RetrainState, RolloutState, TrainingRun
 from visionloop.serving.rollout import describe
+from visionloop.stages.release.ending import end, finished, put_back
 from visionloop.stages.release.inputs import Inputs
-from visionloop.stages.release.loading import load, put_back
+from visionloop.stages.release.loading import load
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stores import Stores
 from visionloop.stores.triton import ModelRefused
@@ -19,28 +19,23 @@ RETRAIN = "retrain"
 
 
 def promote(project: Project, inputs: Inputs, stores: Stores) -> Release:
-    """Make the candidate the champion; the registry's alias moves last. A stable lane that refuses it keeps its own."""
+    """Make the candidate the champion; the registry's alias moves last. A stable lane that refuses it keeps its own.
+
+    Raises Conflict when it was called off, or another release took over.
+    """
     rollout = open_rollout(project, inputs, stores)
-    done = rollout.finished()
-    if done:
-        _tell(rollout, done)
-        return done
-    state = rollout.require("promoting")
-    try:
-        load(stores.stable, project, rollout.candidate, stores)
-    except ModelRefused as error:
-        put_back(project, rollout.serving(), stores)
-        return rollout.end("rolled_back", str(error))
-    _still_mine(rollout)
-    stores.routes.set(project, stable=100, canary=0)
-    stores.registry.set_champion(project.name, rollout.candidate.version)
-    release = rollout.record("promoted", _reason(state))
-    if release.outcome != "promoted":  # called off at this very moment, which stands
-        put_back(project, rollout.serving(), stores)
-        return release
-    log.info("version %d of %s serves", release.version, project.name)
+    release = finished(rollout)
+    if release is None:
+        state = rollout.require("promoting")
+        try:
+            load(stores.stable, project, rollout.candidate, stores, allowed=rollout.mine)
+        except ModelRefused as error:
+            return end(rollout, "rolled_back", str(error))
+        release = end(rollout, "promoted", _reason(state))
+        serving = rollout.serving()
+        if release.outcome == "promoted" and serving and serving.version != release.version:
+            put_back(project, serving, stores)  # rolled back before all was done: that stands
     _tell(rollout, release)
-    rollout.tidy()
     return release
 
 
@@ -50,15 +45,6 @@ def _reason(state: RolloutState) -> str:
     return (
         f"promoted early by {order.by}: {order.reason}; {evidence}" if order and order.verb == "promote" else evidence
     )
-
-
-def _still_mine(rollout: Rollout) -> None:
-    """Raises Conflict when a rollback or a newer release took over while Triton loaded; its version serves then."""
-    try:
-        rollout.advance(phase="promoting")
-    except Conflict:
-        put_back(rollout.project, rollout.serving(), rollout.stores)
-        raise
 
 
 def _tell(rollout: Rollout, release: Release) -> None:

@@ -1,8 +1,9 @@
 """One release in progress: what it is about, how far it came, and how it ends."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
@@ -11,11 +12,14 @@ from visionloop.project import Project
 from visionloop.records import Approval, Candidate, Release, RolloutState, record_id
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stores import Stores
+from visionloop.stores.lane_lock import lane_lock
 from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
 
 STATE = "rollout"
+SEEN_AGAIN = timedelta(seconds=30)
+"""So often it is written down that somebody looks after a release."""
 Outcome = Literal["promoted", "rolled_back", "rejected"]
 
 
@@ -39,12 +43,9 @@ class Rollout:
         """What serves now, None before the first release."""
         return last_release(self.project, self.stores)
 
-    def finished(self) -> Release | None:
-        """The record of a release that came to its end; what a killed process left to tidy up is tidied up."""
-        release = self.stores.ledger.find(Release, self.project.name, self.id)
-        if release and self.is_mine(self.state()):
-            self.tidy()
-        return release
+    def recorded(self) -> Release | None:
+        """The record of a release that came to its end."""
+        return self.stores.ledger.find(Release, self.project.name, self.id)
 
     def state(self) -> RolloutState:
         """How far the project's release in progress came."""
@@ -55,19 +56,24 @@ class Rollout:
         return state.candidate == self.inputs.candidate and state.approval == self.inputs.approval
 
     def advance(self, **changes: Any) -> RolloutState:
-        """Write down a step. Raises Conflict when another release or a rollback took over meanwhile."""
+        """Write down a step. Raises Conflict when another release took over, or somebody ended this one."""
 
         def change(current: RolloutState | None) -> RolloutState:
             if current is None or not self.is_mine(current):
                 raise Conflict(f"the release of version {self.candidate.version} was taken over by another process")
-            if not changes:
+            if current.ending:
+                found = f"{current.ending.outcome}: {current.ending.reason}"
+                raise Conflict(f"the release of version {self.candidate.version} is being ended as {found}")
+            now = datetime.now(UTC)
+            if not changes and now - current.updated_at < SEEN_AGAIN:
                 return current
-            return current.model_copy(update={**changes, "updated_at": datetime.now(UTC)})
+            return current.model_copy(update={**changes, "updated_at": now})
 
         return self.stores.state.update(RolloutState, self.project.name, STATE, change)
 
     def require(self, *phases: str) -> RolloutState:
         """The state, when this release is in one of these phases. Raises StageError that says what to run."""
+        self.check_right()
         state = self.state()
         if not self.is_mine(state) or state.phase not in phases:
             found = f"{state.phase} of {state.candidate}" if state.candidate else "nothing in progress"
@@ -78,18 +84,22 @@ class Rollout:
         return state
 
     def mine(self) -> RolloutState:
-        """The state as it is now. Raises Conflict when another release or a rollback took over meanwhile."""
+        """The state as it is now, which says that somebody looks after it. Raises as `advance`."""
         return self.advance()
 
-    def end(self, outcome: Outcome, reason: str) -> Release:
-        """Take the weight away, record the end, empty the canary lane. The stable lane is not touched."""
-        if self.stores.routes.current(self.project.name):
-            self.stores.routes.set(self.project, stable=100, canary=0)
-        release = self.record(outcome, reason)
-        log.info("version %d of %s is %s: %s", release.version, self.project.name, outcome, reason)
-        if self.is_mine(self.state()):
-            self.tidy()
-        return release
+    def still(self) -> None:
+        """Raises Conflict when it is no longer the release in progress, ended or not."""
+        if not self.is_mine(self.state()):
+            raise Conflict(f"the release of version {self.candidate.version} was taken over by another process")
+
+    def route(self, *, canary: int, mirrored: bool = False) -> None:
+        """Give the canary lane so many percent of the traffic. Raises as `advance`, and then nothing is changed."""
+        self.stores.routes.set(self.project, stable=100 - canary, canary=canary, mirrored=mirrored, allowed=self.mine)
+
+    def check_right(self) -> None:
+        """May it go on? Raises IntegrityError when no approver let it go, by the project file as it is now."""
+        if self.approval.decision == "approved" and self.project.release.approval == "required":
+            _check_person(self.project, self.approval)
 
     def record(self, outcome: Outcome, reason: str) -> Release:
         """Put the Release record."""
@@ -122,9 +132,13 @@ class Rollout:
         )
 
     def tidy(self) -> None:
-        """Empty the canary lane and close the state."""
-        empty_canary(self.project, self.stores)
-        self.advance(**RolloutState().model_dump(exclude={"updated_at"}))
+        """Empty the canary lane and close the state, if nobody has done so."""
+        empty_canary(self.project, self.stores, unless=lambda: not self.is_mine(self.state()))
+
+        def change(current: RolloutState | None) -> RolloutState:
+            return current if current and not self.is_mine(current) else RolloutState()
+
+        self.stores.state.update(RolloutState, self.project.name, STATE, change)
 
 
 def open_rollout(project: Project, inputs: Inputs, stores: Stores) -> Rollout:
@@ -138,8 +152,6 @@ def open_rollout(project: Project, inputs: Inputs, stores: Stores) -> Rollout:
             f"approval {approval.id} is about {approval.candidate} with the model {approval.model_sha256}, "
             f"expected {inputs.candidate} with {candidate.model_sha256}"
         )
-    if approval.decision == "approved" and project.release.approval == "required":
-        _check_person(project, approval)
     return Rollout(project, inputs, stores, candidate, approval)
 
 
@@ -167,10 +179,13 @@ def _check_person(project: Project, approval: Approval) -> None:
         )
 
 
-def empty_canary(project: Project, stores: Stores) -> None:
-    """Nothing stays in the canary lane; one that is down comes back empty, since its folder is."""
-    stores.canary.entry(project.name).remove()
-    try:
-        stores.canary.unload(project.name)
-    except (StoreError, ModelRefused) as error:
-        log.warning("the canary lane was not unloaded: %s", error)
+def empty_canary(project: Project, stores: Stores, *, unless: Callable[[], bool]) -> None:
+    """Nothing stays in the canary lane, unless it is another's by now. A lane that is down comes back empty."""
+    with lane_lock(stores.settings, "canary", project.name):
+        if unless():
+            return
+        stores.canary.entry(project.name).remove()
+        try:
+            stores.canary.unload(project.name)
+        except (StoreError, ModelRefused) as error:
+            log.warning("the canary lane was not unloaded: %s", error)

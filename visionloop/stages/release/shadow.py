@@ -15,6 +15,7 @@ from visionloop.records import Release, RolloutState, ShadowEvidence
 from visionloop.serving.captured import Matrix, Pixels, matrix, to_images, usable
 from visionloop.serving.replay import describe, hold_together, judge
 from visionloop.stages.release.captures import read_rows, reading, served
+from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.mirror import mirror
 from visionloop.stages.release.rollout import Rollout, open_rollout
@@ -29,7 +30,7 @@ COLUMNS = ("probabilities", "image", "height", "width", "channels")
 def shadow(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
     """Mirror, then replay; a Release record says why the candidate went no further."""
     rollout = open_rollout(project, inputs, stores)
-    done = rollout.finished()
+    done = finished(rollout)
     if done:
         return done
     state = rollout.require("shadow", "canary", "promoting")
@@ -43,7 +44,7 @@ def shadow(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
     seen = answered.evidence()
     log.info("shadow of %s: %s", project.name, describe(seen))
     rollout.advance(shadow=seen, memory=vitals.readings)
-    return rollout.end("rejected", f"in shadow: {fault}") if fault else rollout.advance(phase="canary")
+    return end(rollout, "rejected", f"in shadow: {fault}") if fault else rollout.advance(phase="canary")
 
 
 def _replay(rollout: Rollout, vitals: Vitals, answered: "_Answered") -> str | None:

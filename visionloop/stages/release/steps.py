@@ -11,6 +11,7 @@ from visionloop.serving.golden import Golden, read_golden
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.probes import Tally, send_probes, time_probes
 from visionloop.serving.rollout import Move, add, decide, describe, is_hopeless, most_probes, slow_limit_ms
+from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
@@ -40,7 +41,7 @@ SPEAK_EVERY_SECONDS = 60.0
 def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
     """Go on until the canary is promoted or rolled back; the stable lane never stops serving meanwhile."""
     rollout = open_rollout(project, inputs, stores)
-    done = rollout.finished()
+    done = finished(rollout)
     if done:
         return done
     state = rollout.require("canary", "promoting")
@@ -54,8 +55,8 @@ def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
         while True:
             move = decide(state, percents, project.release)
             if move.kind == "roll_back":
-                rollout.advance(steps=[*state.steps[:-1], _failed(state.steps[-1], move.reason)])
-                return rollout.end("rolled_back", f"at {move.percent} %: {move.reason}")
+                rollout.advance(steps=[*state.steps[:-1], *(_failed(one, move.reason) for one in state.steps[-1:])])
+                return end(rollout, "rolled_back", f"at {move.percent} %: {move.reason}")
             if move.kind == "promote":
                 return rollout.advance(phase="promoting", steps=_closed(state.steps))
             state = _went_on(rollout, state, look, move)
@@ -162,9 +163,8 @@ def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> 
         log.info("canary of %s gets %d %%: %s", rollout.project.name, move.percent, move.reason)
         begun = CanaryStep(canary_percent=move.percent, lanes=[], outcome="open", reason="just begun")
         steps = [*_closed(steps), begun]
-        # Before the weights: a release that was taken over sets none.
         rollout.advance(canary_percent=move.percent, steps=steps)
-    rollout.stores.routes.set(rollout.project, stable=100 - move.percent, canary=move.percent)
+    rollout.route(canary=move.percent)
     probed = look.probe(steps[-1], slow_ms=state.slow_ms)
     return rollout.advance(steps=[*steps[:-1], probed], memory=look.vitals.readings)
 
