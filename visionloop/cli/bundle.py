@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def bundle(
     project: str,
     out: Annotated[Path, typer.Option(help="file to write; an older one is replaced")],
-    version: Annotated[int | None, typer.Option(help="an approved version [the champion]")] = None,
+    version: Annotated[int | None, typer.Option(help="an approved version", show_default="the champion")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Write a model with labels, digests, known answers and a runner that needs only onnxruntime and numpy."""

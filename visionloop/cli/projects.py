@@ -76,7 +76,9 @@ def init(
 def deliver(
     project: str,
     folder: Annotated[Path, typer.Argument(help="class folders with images, or IDX files")],
-    batch: Annotated[str | None, typer.Option(help="name of the batch [folder's name and digest]")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="name of the batch", show_default="folder's name and digest")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be delivered")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

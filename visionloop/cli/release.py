@@ -9,7 +9,7 @@ from visionloop.project import Project, load_project, project_file
 from visionloop.records import Release
 from visionloop.settings import Settings, load_settings
 
-User = Annotated[str | None, typer.Option("--as", help="Airflow user [the project's first approver]")]
+User = Annotated[str | None, typer.Option("--as", help="Airflow user", show_default="the project's first approver")]
 Reason = Annotated[str, typer.Option(help="why; kept in the record")]
 
 
@@ -33,7 +33,10 @@ def reject(project: str, reason: Reason, user: User = None) -> None:
 def rollback(
     project: str,
     reason: Reason,
-    to: Annotated[int | None, typer.Option(help="version [the one before; a release on its way is called off]")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(help="version", show_default="the one before; a release on its way is called off"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be done")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the release record as JSON")] = False,

@@ -31,8 +31,8 @@ def tune(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests under way at once")] = 64,
     seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="measurements of each setting, of which the medians count")] = 3,
-    cores: Annotated[int | None, typer.Option(min=1, help="for a lane [all]")] = None,
-    version: Annotated[int | None, typer.Option(help="a packaged version [the champion]")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="for a lane", show_default="all")] = None,
+    version: Annotated[int | None, typer.Option(help="a packaged version", show_default="the champion")] = None,
     dry_run: Annotated[bool, typer.Option(help="measure and record, leave the project file as it is")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
