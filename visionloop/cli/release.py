@@ -1,10 +1,10 @@
 """`visionloop approve | reject | rollback`: who decides on a release, from the command line."""
 
-import getpass
 from typing import Annotated
 
 import typer
 
+from visionloop.cli.who import As, orderer
 from visionloop.project import Project, load_project, project_file
 from visionloop.records import Release
 from visionloop.settings import Settings, load_settings
@@ -37,6 +37,7 @@ def rollback(
         int | None,
         typer.Option(help="version", show_default="the one before; a release on its way is called off"),
     ] = None,
+    by: As = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be done")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the release record as JSON")] = False,
@@ -46,7 +47,7 @@ def rollback(
     from visionloop.stores import connect
 
     loaded, settings = _load(project)
-    inputs = release.RollbackInputs(to_version=to, by=getpass.getuser(), reason=reason)
+    inputs = release.RollbackInputs(to_version=to, by=orderer(by), reason=reason)
     stores = connect(settings)
     plan = f"{project}: {release.foresee(loaded, inputs, stores)}"
     if dry_run:

@@ -135,6 +135,28 @@ def test_without_a_question_and_as_a_record(run: Run, world: World) -> None:
     assert world.registry.alias == 1
 
 
+def test_who_rolls_back_is_recorded(run: Run, world: World) -> None:
+    assert run("rollback p --yes --as lea --reason x").code == 0
+    assert world.releases()[-1].reason == "version 1 serves again instead of 2, by lea: x"
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("No username set")])
+def test_a_user_without_a_name_may_roll_back(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As in a container: neither the environment nor the system knows the user. OSError: since Python 3.13."""
+
+    def unknown(uid: int) -> None:
+        raise error
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert run("rollback p --yes --reason x").code == 0
+    assert world.releases()[-1].reason.endswith(", by uid 54321: x")
+
+
 def test_a_release_on_its_way_is_called_off_and_the_reason_told(run: Run, world: World) -> None:
     inputs = world.inputs(world.candidate(3, bias=0.2))
     release.preflight(world.project, inputs, world.stores)
