@@ -54,6 +54,7 @@ def init(
     data: Annotated[Path, typer.Option(help="folder of class folders, or of IDX files")],
     task: Annotated[str, typer.Option(help="what the model answers")] = "classification",
     approver: Annotated[list[str] | None, typer.Option(help="Airflow user who may release, repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Make projects/NAME/project.yaml from a folder of images: classes and sizes are read from the data."""
     from visionloop.data.scaffold import scaffold
@@ -69,8 +70,11 @@ def init(
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}; VISIONLOOP_PROJECTS names another folder"
         ) from None
-    load_project(path)
-    typer.echo(f"made {path}; next: read it, then `visionloop up` and `visionloop deliver {name} {data}`")
+    made = load_project(path)
+    if as_json:
+        typer.echo(json.dumps({"project": made.name, "file": str(path), "classes": made.task.classes}))
+    else:
+        typer.echo(f"made {path}; next: read it, then `visionloop up` and `visionloop deliver {name} {data}`")
 
 
 def deliver(

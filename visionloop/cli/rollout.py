@@ -42,17 +42,17 @@ def status(project: str, as_json: AsJson = False) -> None:
         _show(found)
 
 
-def pause(project: str, reason: Reason, by: As = None) -> None:
+def pause(project: str, reason: Reason, by: As = None, as_json: AsJson = False) -> None:
     """Keep the canary at its present share; a fault still ends it."""
-    _order(project, "pause", reason, by)
+    _order(project, "pause", reason, by, as_json)
 
 
-def resume(project: str, reason: Reason, by: As = None) -> None:
+def resume(project: str, reason: Reason, by: As = None, as_json: AsJson = False) -> None:
     """Let a paused release go on."""
-    _order(project, "resume", reason, by)
+    _order(project, "resume", reason, by, as_json)
 
 
-def promote(project: str, reason: Reason, by: As = None, yes: Yes = False) -> None:
+def promote(project: str, reason: Reason, by: As = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Promote the canary now, without waiting for more evidence; a fault still ends it."""
     from visionloop.stages import release
 
@@ -64,7 +64,7 @@ def promote(project: str, reason: Reason, by: As = None, yes: Yes = False) -> No
             abort=True,
             err=True,
         )
-    _order(project, "promote", reason, by)
+    _order(project, "promote", reason, by, as_json)
 
 
 def abort(project: str, reason: Reason, by: As = None, yes: Yes = False, as_json: AsJson = False) -> None:
@@ -81,12 +81,15 @@ def abort(project: str, reason: Reason, by: As = None, yes: Yes = False, as_json
     typer.echo(done.model_dump_json(indent=1) if as_json else f"{project}: version {done.version} is {done.reason}")
 
 
-def _order(project: str, verb: Literal["pause", "resume", "promote"], reason: str, by: str | None) -> None:
+def _order(
+    project: str, verb: Literal["pause", "resume", "promote"], reason: str, by: str | None, as_json: bool
+) -> None:
     from visionloop.stages import release
 
     loaded, stores = _open(project)
     given = release.order(loaded, verb, orderer(by), reason, stores)
-    typer.echo(f"{project}: {given.verb} by {given.by} is written down; the release obeys at its next look")
+    said = f"{project}: {given.verb} by {given.by} is written down; the release obeys at its next look"
+    typer.echo(given.model_dump_json(indent=1) if as_json else said)
 
 
 def _show(found: Status) -> None:

@@ -1,5 +1,6 @@
 """`endpoint-key`: a key is printed once, names are listed, keys never."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_a_client_that_lost_its_key_is_gone(run: Run, file: Path) -> None:
     again = run("endpoint-key remove belt-3")
     assert (again.code, again.out) == (1, "")
     assert "belt-3 has no key" in again.err
+
+
+def test_as_json(run: Run, file: Path) -> None:
+    added = run("endpoint-key add belt-3 --json")
+    assert json.loads(added.out) == {"client": "belt-3", "key": read_keys(file)["belt-3"]}
+    assert "next `visionloop up`" in added.err
+    assert json.loads(run("endpoint-key remove belt-3 --json").out) == {"removed": "belt-3"}
+    assert "belt-3" not in read_keys(file)
 
 
 @pytest.mark.parametrize("command", ["add belt-3", "list", "remove belt-3"])

@@ -62,6 +62,14 @@ def test_the_first_approver_decides_with_a_reason(run: Run, airflow: Server, com
     assert body == {"chosen_options": [choice], "params_input": {"reason": "better in the dark"}}
 
 
+@pytest.mark.parametrize(("command", "decision"), [("approve", "approved"), ("reject", "rejected")])
+def test_a_decision_as_json(run: Run, airflow: Server, command: str, decision: str) -> None:
+    shown = run(f"{command} p --reason fine --as bob --json")
+    assert shown.code == 0
+    told = {"project": "p", "subject": "Release p version 3?", "decision": decision, "by": "bob", "reason": "fine"}
+    assert json.loads(shown.out) == told
+
+
 def test_another_approver_by_name(run: Run, airflow: Server) -> None:
     assert run("approve p --reason fine --as bob").code == 0
     assert airflow.answered[0] == "bob"
@@ -110,6 +118,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def test_a_dry_run_changes_nothing(run: Run, world: World) -> None:
     shown = run("rollback p --reason x --dry-run")
     assert (shown.code, shown.out) == (0, "would do: p: version 1 serves instead of 2\n")
+    shown = run("rollback p --reason x --dry-run --json")
+    assert json.loads(shown.out) == {"project": "p", "would": "version 1 serves instead of 2"}
     assert world.stable.served("p") == 2
     assert len(world.releases()) == 2
 
