@@ -31,7 +31,8 @@ def bundle(
 
     settings = load_settings()
     loaded = load_project(project_file(settings.projects, project))
-    candidate, data = run(loaded, Inputs(version=version), connect(settings))
+    made = run(loaded, Inputs(version=version), connect(settings))
+    candidate, data = made.candidate, made.data
     _write(out, data)
     told = {
         "file": str(out),
@@ -40,6 +41,7 @@ def bundle(
         "project": candidate.project,
         "version": candidate.version,
         "variant": candidate.variant,
+        "release": made.ending.outcome,
         "model_sha256": candidate.model_sha256,
     }
     if as_json:
