@@ -81,3 +81,9 @@ def page(project: str, uri: str) -> str:
     """Path below Airflow's address at which its plugin serves an HTML artifact; another URI stays as it is."""
     _, inside, name = uri.partition(f"/{checked(project)}/artifacts/")
     return f"/visionloop/pages/{project}__release/{quote(name)}" if inside else uri
+
+
+def link(airflow_url: str | None, project: str, uri: str) -> str:
+    """What a browser opens to show an HTML artifact: its page below Airflow's address, where that is known."""
+    path = page(project, uri)
+    return f"{airflow_url.rstrip('/')}{path}" if airflow_url and path != uri else uri

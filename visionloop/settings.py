@@ -4,6 +4,7 @@ Nothing is read at import; call `load_settings()`. Secrets are never values here
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from visionloop.errors import ConfigError
 
 PREFIX = "VISIONLOOP_"
 KEY_FILES = ("endpoint_key", "endpoint_keys", "signing_key", "verify_key")
+BY_HAND = {"endpoint_keys": "endpoint-keys"}
+"""Files that `visionloop up` chooses no place for: field -> the usual name below home."""
 
 
 class Settings(BaseModel):
@@ -92,11 +95,19 @@ class Settings(BaseModel):
         """Return the value of `field` as text, or raise ConfigError that says how to set it."""
         value = getattr(self, field)
         if value in (None, ""):
-            raise ConfigError(
-                f"{PREFIX}{field.upper()} is not set and no embedded stack runs in {self.home}: "
-                "start one with `visionloop up`, or set the variable"
-            )
+            raise ConfigError(f"{PREFIX}{field.upper()} is not set{self._way_out(field)}")
         return str(value)
+
+    def _way_out(self, field: str) -> str:
+        if field in BY_HAND:
+            path = shlex.quote(str(self.home / BY_HAND[field]))
+            return f": name the file first, as in `export {PREFIX}{field.upper()}={path}`"
+        if env_file(self.home).exists():
+            return (
+                f" and the embedded stack in {self.home} was started without what sets it: "
+                "`visionloop down`, then `visionloop up`, or set the variable"
+            )
+        return f" and no embedded stack runs in {self.home}: start one with `visionloop up`, or set the variable"
 
 
 def env_file(home: Path) -> Path:

@@ -34,7 +34,8 @@ demo.register(app)
 @app.callback(invoke_without_command=True)
 def options(
     home: Annotated[
-        Path | None, typer.Option(help="folder of everything that a run writes [VISIONLOOP_HOME, .visionloop]")
+        Path | None,
+        typer.Option(help="folder of everything that a run writes", show_default="VISIONLOOP_HOME, else .visionloop"),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what is done")] = False,
     version: Annotated[bool, typer.Option("--version", help="print the version and end")] = False,

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 def bundle(
     project: str,
     out: Annotated[Path, typer.Option(help="file to write; an older one is replaced")],
-    version: Annotated[int | None, typer.Option(help="an approved version [the champion]")] = None,
+    version: Annotated[int | None, typer.Option(help="an approved version", show_default="the champion")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Write a model with labels, digests, known answers and a runner that needs only onnxruntime and numpy."""
@@ -31,7 +31,8 @@ def bundle(
 
     settings = load_settings()
     loaded = load_project(project_file(settings.projects, project))
-    candidate, data = run(loaded, Inputs(version=version), connect(settings))
+    made = run(loaded, Inputs(version=version), connect(settings))
+    candidate, data = made.candidate, made.data
     _write(out, data)
     told = {
         "file": str(out),
@@ -40,6 +41,7 @@ def bundle(
         "project": candidate.project,
         "version": candidate.version,
         "variant": candidate.variant,
+        "release": made.ending.outcome,
         "model_sha256": candidate.model_sha256,
     }
     if as_json:

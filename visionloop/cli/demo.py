@@ -56,8 +56,9 @@ def demo(
     console.print(
         f"The servers stay up; stop them with: visionloop --home {home} down"
         if keep
-        else f"The servers are stopped; to look around: visionloop --home {home} up"
+        else f"The servers are stopped; start them with: visionloop --home {home} up"
     )
+    console.print(f"To look around with the CLI: export VISIONLOOP_HOME={home}")
 
 
 def _fresh_home(settings: Settings) -> Settings:

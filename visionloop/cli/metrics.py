@@ -12,7 +12,7 @@ from visionloop.serving.traffic import LaneTraffic, Traffic, traffic
 from visionloop.settings import load_settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-Over = Annotated[float, typer.Option(min=0.0, help="seconds to watch [0: all since the servers started]")]
+Over = Annotated[float, typer.Option(min=0.0, help="seconds to watch; 0: all since the servers started")]
 
 
 def register(app: typer.Typer) -> None:

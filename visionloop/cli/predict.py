@@ -33,10 +33,12 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="print one JSON object a line, with all probabilities")
     ] = False,
-    top: Annotated[int | None, typer.Option(min=1, help="so many labels per image [1; with --json all]")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="so many labels per image", show_default="1; with --json all")
+    ] = None,
     session: Annotated[str | None, typer.Option(help="requests of one session stay in one lane")] = None,
     url: Annotated[
-        str | None, typer.Option(help="the endpoint [VISIONLOOP_ENDPOINT_URL]; needs no project file")
+        str | None, typer.Option(help="the endpoint; needs no project file", show_default="VISIONLOOP_ENDPOINT_URL")
     ] = None,
 ) -> None:
     """Ask the endpoint which label each image has; exit code 1 when a file could not be read.

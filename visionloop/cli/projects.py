@@ -54,6 +54,7 @@ def init(
     data: Annotated[Path, typer.Option(help="folder of class folders, or of IDX files")],
     task: Annotated[str, typer.Option(help="what the model answers")] = "classification",
     approver: Annotated[list[str] | None, typer.Option(help="Airflow user who may release, repeatable")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Make projects/NAME/project.yaml from a folder of images: classes and sizes are read from the data."""
     from visionloop.data.scaffold import scaffold
@@ -69,14 +70,19 @@ def init(
         raise ConfigError(
             f"{path} cannot be written: {error.strerror}; VISIONLOOP_PROJECTS names another folder"
         ) from None
-    load_project(path)
-    typer.echo(f"made {path}; next: read it, then `visionloop up` and `visionloop deliver {name} {data}`")
+    made = load_project(path)
+    if as_json:
+        typer.echo(json.dumps({"project": made.name, "file": str(path), "classes": made.task.classes}))
+    else:
+        typer.echo(f"made {path}; next: read it, then `visionloop up` and `visionloop deliver {name} {data}`")
 
 
 def deliver(
     project: str,
     folder: Annotated[Path, typer.Argument(help="class folders with images, or IDX files")],
-    batch: Annotated[str | None, typer.Option(help="name of the batch [folder's name and digest]")] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="name of the batch", show_default="folder's name and digest")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be delivered")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

@@ -1,16 +1,18 @@
 """`visionloop approve | reject | rollback`: who decides on a release, from the command line."""
 
-import getpass
-from typing import Annotated
+import json
+from typing import Annotated, Literal
 
 import typer
 
+from visionloop.cli.who import As, orderer
 from visionloop.project import Project, load_project, project_file
 from visionloop.records import Release
 from visionloop.settings import Settings, load_settings
 
-User = Annotated[str | None, typer.Option("--as", help="Airflow user [the project's first approver]")]
+User = Annotated[str | None, typer.Option("--as", help="Airflow user", show_default="the project's first approver")]
 Reason = Annotated[str, typer.Option(help="why; kept in the record")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,37 +22,41 @@ def register(app: typer.Typer) -> None:
     app.command(epilog='Example: visionloop rollback fashion --to 3 --reason "complaints" --dry-run')(rollback)
 
 
-def approve(project: str, reason: Reason, user: User = None) -> None:
+def approve(project: str, reason: Reason, user: User = None, as_json: AsJson = False) -> None:
     """Approve the candidate that waits, as one of the project's approvers."""
-    _answer(project, "Approve", reason, user)
+    _answer(project, "Approve", reason, user, as_json)
 
 
-def reject(project: str, reason: Reason, user: User = None) -> None:
+def reject(project: str, reason: Reason, user: User = None, as_json: AsJson = False) -> None:
     """Reject the candidate that waits; the champion stays."""
-    _answer(project, "Reject", reason, user)
+    _answer(project, "Reject", reason, user, as_json)
 
 
 def rollback(
     project: str,
     reason: Reason,
-    to: Annotated[int | None, typer.Option(help="version [the one before; a release on its way is called off]")] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(help="version", show_default="the one before; a release on its way is called off"),
+    ] = None,
+    by: As = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be done")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the release record as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Serve an earlier released version again, or call off the release that is on its way."""
     from visionloop.stages import release
     from visionloop.stores import connect
 
     loaded, settings = _load(project)
-    inputs = release.RollbackInputs(to_version=to, by=getpass.getuser(), reason=reason)
+    inputs = release.RollbackInputs(to_version=to, by=orderer(by), reason=reason)
     stores = connect(settings)
-    plan = f"{project}: {release.foresee(loaded, inputs, stores)}"
+    plan = release.foresee(loaded, inputs, stores)
     if dry_run:
-        typer.echo(f"would do: {plan}")
+        typer.echo(json.dumps({"project": project, "would": plan}) if as_json else f"would do: {project}: {plan}")
         return
     if not yes:
-        typer.confirm(f"{plan}. Do it?", abort=True, err=True)
+        typer.confirm(f"{project}: {plan}. Do it?", abort=True, err=True)
     done = release.rollback(loaded, inputs, stores)
     typer.echo(done.model_dump_json(indent=1) if as_json else _told(done))
 
@@ -62,14 +68,15 @@ def _told(done: Release) -> str:
     return f"{done.project}: version {done.version} is {done.reason}; {stays}"
 
 
-def _answer(project: str, choice: str, reason: str, user: str | None) -> None:
+def _answer(project: str, choice: Literal["Approve", "Reject"], reason: str, user: str | None, as_json: bool) -> None:
     from visionloop.stores.airflow import open_airflow
 
     loaded, settings = _load(project)
-    answered = open_airflow(settings).answer(
-        loaded.name, user=user or loaded.release.approvers[0], decision=choice, reason=reason
-    )
-    typer.echo(f"{choice.lower()}ed {answered}" if choice == "Reject" else f"approved {answered}")
+    by = user or loaded.release.approvers[0]
+    subject = open_airflow(settings).answer(loaded.name, user=by, decision=choice, reason=reason)
+    decision = "approved" if choice == "Approve" else "rejected"
+    told = {"project": loaded.name, "subject": subject, "decision": decision, "by": by, "reason": reason}
+    typer.echo(json.dumps(told) if as_json else f"{decision} {subject}")
 
 
 def _load(project: str) -> tuple[Project, Settings]:

@@ -1,12 +1,12 @@
 """`visionloop rollout`: where a release in progress stands, and what people may ask of it."""
 
-import getpass
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from visionloop.cli.who import As, orderer
 from visionloop.project import Project, load_project, project_file
 from visionloop.serving.cost import told
 from visionloop.serving.memory import needed_mib
@@ -42,17 +42,17 @@ def status(project: str, as_json: AsJson = False) -> None:
         _show(found)
 
 
-def pause(project: str, reason: Reason) -> None:
+def pause(project: str, reason: Reason, by: As = None, as_json: AsJson = False) -> None:
     """Keep the canary at its present share; a fault still ends it."""
-    _order(project, "pause", reason)
+    _order(project, "pause", reason, by, as_json)
 
 
-def resume(project: str, reason: Reason) -> None:
+def resume(project: str, reason: Reason, by: As = None, as_json: AsJson = False) -> None:
     """Let a paused release go on."""
-    _order(project, "resume", reason)
+    _order(project, "resume", reason, by, as_json)
 
 
-def promote(project: str, reason: Reason, yes: Yes = False) -> None:
+def promote(project: str, reason: Reason, by: As = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Promote the canary now, without waiting for more evidence; a fault still ends it."""
     from visionloop.stages import release
 
@@ -64,15 +64,15 @@ def promote(project: str, reason: Reason, yes: Yes = False) -> None:
             abort=True,
             err=True,
         )
-    _order(project, "promote", reason)
+    _order(project, "promote", reason, by, as_json)
 
 
-def abort(project: str, reason: Reason, yes: Yes = False, as_json: AsJson = False) -> None:
+def abort(project: str, reason: Reason, by: As = None, yes: Yes = False, as_json: AsJson = False) -> None:
     """Call the release off; the version before it never stopped serving."""
     from visionloop.stages import release
 
     loaded, stores = _open(project)
-    inputs = RollbackInputs(by=getpass.getuser(), reason=reason)
+    inputs = RollbackInputs(by=orderer(by), reason=reason)
     found = release.status(loaded, stores)
     if not yes and found.version is not None:
         stays = f"version {found.serving} goes on serving" if found.serving else "nothing serves then"
@@ -81,12 +81,15 @@ def abort(project: str, reason: Reason, yes: Yes = False, as_json: AsJson = Fals
     typer.echo(done.model_dump_json(indent=1) if as_json else f"{project}: version {done.version} is {done.reason}")
 
 
-def _order(project: str, verb: Literal["pause", "resume", "promote"], reason: str) -> None:
+def _order(
+    project: str, verb: Literal["pause", "resume", "promote"], reason: str, by: str | None, as_json: bool
+) -> None:
     from visionloop.stages import release
 
     loaded, stores = _open(project)
-    given = release.order(loaded, verb, getpass.getuser(), reason, stores)
-    typer.echo(f"{project}: {given.verb} by {given.by} is written down; the release obeys at its next look")
+    given = release.order(loaded, verb, orderer(by), reason, stores)
+    said = f"{project}: {given.verb} by {given.by} is written down; the release obeys at its next look"
+    typer.echo(given.model_dump_json(indent=1) if as_json else said)
 
 
 def _show(found: Status) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from visionloop import layout
 from visionloop.atomic import write_whole
 from visionloop.errors import StageError
 from visionloop.project import load_project, parse_project, project_file
@@ -31,8 +32,8 @@ def tune(
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="requests under way at once")] = 64,
     seconds: Annotated[float, typer.Option(min=0.5, help="of each measurement")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="measurements of each setting, of which the medians count")] = 3,
-    cores: Annotated[int | None, typer.Option(min=1, help="for a lane [all]")] = None,
-    version: Annotated[int | None, typer.Option(help="a packaged version [the champion]")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="for a lane", show_default="all")] = None,
+    version: Annotated[int | None, typer.Option(help="a packaged version", show_default="the champion")] = None,
     dry_run: Annotated[bool, typer.Option(help="measure and record, leave the project file as it is")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -66,7 +67,8 @@ def tune(
     if as_json:
         typer.echo(json.dumps({**found.model_dump(mode="json"), "written": written}))
     else:
-        _show(found, path, written=written, dry_run=dry_run)
+        page = layout.link(loaded_settings.airflow_url, loaded.name, found.page_uri)
+        _show(found, path, page, written=written, dry_run=dry_run)
     if found.chosen is None:
         raise StageError(f"no setting answers 99 of 100 requests within {p99_ms:g} ms: {path} stays as it is")
 
@@ -86,18 +88,17 @@ def _write(path: Path, chosen: TunedPoint) -> bool:
     return True
 
 
-def _show(found: Tuning, path: Path, *, written: bool, dry_run: bool) -> None:
+def _show(found: Tuning, path: Path, page: str, *, written: bool, dry_run: bool) -> None:
     table = Table("instances", "threads", "delay µs", "images/s", "p50 ms", "p99 ms", "failures", "")
     for point in found.points:
         note = "chosen" if point == found.chosen else "late" if point.p99_ms > found.target_p99_ms else ""
         figures = (f"{point.images_per_second:,.0f}", f"{point.p50_ms:.1f}", f"{point.p99_ms:.1f}")
         numbers = (str(point.instances), str(point.threads), str(point.queue_delay_us))
         table.add_row(*numbers, *figures, str(point.failures), note)
-    console = Console()
-    console.print(table)
-    console.print(f"the curve: {found.page_uri}", soft_wrap=True)
+    Console().print(table)
+    typer.echo(f"the curve: {page}")
     if written:
-        console.print(f"written to {path}; the next candidate that is packaged is served so", soft_wrap=True)
+        typer.echo(f"written to {path}; the next candidate that is packaged is served so")
     elif found.chosen is not None:
         reason = "a dry run" if dry_run else "it says so already"
-        console.print(f"{path} was left as it is: {reason}", soft_wrap=True)
+        typer.echo(f"{path} was left as it is: {reason}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from visionloop import stack
 from visionloop.cli.loops import check_loops
@@ -111,10 +112,11 @@ def _show(found: stack.StackStatus, as_json: bool) -> None:
             service.version or "",
             f"{service.rss_mb:.0f}" if service.rss_mb else "",
             str(service.restarts or ""),
-            service.reason or "",
+            Text(service.reason or ""),
         )
     console = Console()
     console.print(table)
     if scraped := [service.metrics for service in found.services if service.metrics]:
         console.print(f"for Prometheus: {' '.join(scraped)}", soft_wrap=True)
-    console.print(f"{found.phase}, {found.rss_mb:.0f} MiB; logs: `visionloop logs SERVICE`. {found.reason}".rstrip())
+    last = f"{found.phase}, {found.rss_mb:.0f} MiB; logs: `visionloop logs SERVICE`. {found.reason}".rstrip()
+    console.print(last, markup=False)

@@ -225,7 +225,7 @@ class Story:
 
     def _page(self, uri: str) -> str:
         """Where Airflow shows it to whoever may see the project."""
-        return self.airflow.url + layout.page(self.project.name, uri)
+        return layout.link(self.airflow.url, self.project.name, uri)
 
 
 def _shifted(part: tuple[int, int]) -> tuple[int, int]:

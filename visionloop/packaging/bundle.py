@@ -1,33 +1,55 @@
 """A model for the edge as one file: ONNX, labels, what to do with an image, digests, known answers, and a runner.
 
 The runner needs nothing but onnxruntime and numpy, and refuses to answer where a byte is not as it was packed. The
-same candidate gives the same bytes: entries are stored, not compressed, and carry no time.
+same candidate and ending give the same bytes: entries are stored, not compressed, and carry no time.
 """
 
 import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import onnx
 
 from visionloop.packaging.graph import INPUT, PROBABILITIES
-from visionloop.records import Candidate
+from visionloop.records import Candidate, Release
 from visionloop.serving.golden import TIE
 
 RUNNER = Path(__file__).parent / "bundled" / "run.py"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.npz", "manifest.json"
 
 
-def pack(candidate: Candidate, *, model: bytes, golden: bytes) -> bytes:
+class Ending(NamedTuple):
+    """What became of a version's release."""
+
+    outcome: Literal["promoted", "rolled_back", "rejected", "taken_back", "unreleased"]
+    """Taken back: promoted, then somebody had an earlier version serve instead."""
+    reason: str
+
+
+def ending(candidate: str, releases: Iterable[Release]) -> Ending:
+    """Of the candidate with this URI, from all releases of its project, oldest first."""
+    found = Ending("unreleased", "no release of it has ended")
+    version = 0
+    for release in releases:
+        if release.candidate == candidate:
+            found, version = Ending(release.outcome, release.reason), release.version
+        elif release.outcome == "promoted" and release.version < version == release.previous_version:
+            found = Ending("taken_back", release.reason)
+    return found
+
+
+def pack(candidate: Candidate, *, model: bytes, golden: bytes, outcome: str) -> bytes:
     """The archive; the caller has verified both files. All lies in one folder, `<project>-<version>/`."""
     files = {
         MODEL: model,
         GOLDEN: golden,
         "labels.json": _json(candidate.classes),
         "preprocessing.json": _json(preprocessing(candidate)),
-        "about.json": _json(about(candidate, model)),
+        "about.json": _json(about(candidate, model, outcome)),
         "run.py": RUNNER.read_bytes(),
     }
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
@@ -58,13 +80,14 @@ def preprocessing(candidate: Candidate) -> dict[str, object]:
     }
 
 
-def about(candidate: Candidate, model: bytes) -> dict[str, object]:
-    """Where the model comes from."""
+def about(candidate: Candidate, model: bytes, outcome: str) -> dict[str, object]:
+    """Where the model comes from, and what became of its release."""
     proto = onnx.load_from_string(model)
     return {
         "project": candidate.project,
         "version": candidate.version,
         "variant": candidate.variant,
+        "release": outcome,
         "candidate": candidate.id,
         "model_sha256": candidate.model_sha256,
         "packaged_at": candidate.created_at.isoformat(),

@@ -119,7 +119,8 @@ class Keeper:
         """One more start after a death; False when it failed too, its reason posted."""
         pause_s = self._count_death()
         if pause_s is None:
-            self._post("failed", reason=f"given up after {self.patience.deaths} deaths: {reason}")
+            told = f"given up after {len(self.deaths)} deaths in {self.patience.window_s:.0f} s"
+            self._post("failed", reason=f"{told} (`visionloop up` tries again): {reason}")
             self._wait_for_rearm()
             pause_s = 0.0
         restarts = self.board.entry(self.service.name).restarts + 1

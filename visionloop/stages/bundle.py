@@ -1,11 +1,12 @@
 """Bundle: an approved version of a model as one file for machines that run no server. Nothing is recorded."""
 
 import logging
+from dataclasses import dataclass
 
 from visionloop.errors import IntegrityError, NotFound
-from visionloop.packaging.bundle import GOLDEN, MODEL, pack
+from visionloop.packaging.bundle import GOLDEN, MODEL, Ending, ending, pack
 from visionloop.project import Project
-from visionloop.records import Approval, Artifact, Candidate, Frozen, record_id
+from visionloop.records import Approval, Artifact, Candidate, Frozen, Release, record_id
 from visionloop.stores import Stores
 from visionloop.stores.objects import get_verified
 
@@ -19,15 +20,33 @@ class Inputs(Frozen):
     """Unset: the champion."""
 
 
-def run(project: Project, inputs: Inputs, stores: Stores) -> tuple[Candidate, bytes]:
-    """The candidate and its bundle. Raises NotFound without such a version, IntegrityError for one not approved."""
+@dataclass(frozen=True)
+class Bundle:
+    """A candidate as one file."""
+
+    candidate: Candidate
+    ending: Ending
+    data: bytes
+
+
+def run(project: Project, inputs: Inputs, stores: Stores) -> Bundle:
+    """Bundle a version; one that its release did not promote is bundled with a warning.
+
+    Raises NotFound without such a version, IntegrityError for one not approved.
+    """
     uri = _named(project, inputs.version, stores)
     candidate = stores.ledger.get(Candidate, uri)
     _check(project, uri, candidate, stores)
     files = {name: _artifact(candidate, name, stores) for name in (MODEL, GOLDEN)}
-    bundle = pack(candidate, model=files[MODEL], golden=files[GOLDEN])
-    log.info("bundled version %d of %s: %d bytes", candidate.version, project.name, len(bundle))
-    return candidate, bundle
+    ended = ending(uri, stores.ledger.all(Release, project.name))
+    data = pack(candidate, model=files[MODEL], golden=files[GOLDEN], outcome=ended.outcome)
+    log.info("bundled version %d of %s: %d bytes", candidate.version, project.name, len(data))
+    if ended.outcome != "promoted":
+        told = ended.outcome.replace("_", " ")
+        log.warning(
+            "version %d of %s is bundled although it is %s: %s", candidate.version, project.name, told, ended.reason
+        )
+    return Bundle(candidate, ended, data)
 
 
 def _named(project: Project, version: int | None, stores: Stores) -> str:

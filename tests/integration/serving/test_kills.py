@@ -74,7 +74,7 @@ class Strikes:
 
 @pytest.fixture
 def alone() -> Iterator[Shared]:
-    """A stack of each test's own: a supervisor gives up a server that died five times in five minutes."""
+    """A stack of each test's own: a supervisor gives up a server that died six times in five minutes."""
     with running_stack(["s3", "triton", "envoy"]) as settings:
         folder = settings.home / "made"
         folder.mkdir()

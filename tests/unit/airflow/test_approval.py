@@ -365,6 +365,8 @@ def test_the_body_says_what_it_costs_beside_the_champion():
 )
 def test_page_link(uri, link):
     assert layout.page("p", uri) == link
+    assert layout.link("http://airflow:8080/", "p", uri) == (f"http://airflow:8080{link}" if link != uri else uri)
+    assert layout.link(None, "p", uri) == uri
 
 
 def test_the_form_has_a_reason():

@@ -50,6 +50,17 @@ def test_help_says_what_it_does_and_shows_an_example(run: Run, words: tuple[str,
             assert option.help, option.name
 
 
+@pytest.mark.parametrize("words", [(), *ALL], ids=" ".join)
+def test_help_swallows_no_word(run: Run, words: tuple[str, ...]) -> None:
+    """Rich takes `[the champion]` in a text for markup; a default that is told in words is `show_default`."""
+    command = ALL[words] if words else ROOT
+    shown = " ".join(run(" ".join([*words, "--help"])).out.replace("│", " ").split())
+    told = [command.help, command.epilog, *(option.help for option in command.params)]
+    told += [f"[default: ({option.show_default})]" for option in command.params if isinstance(option.show_default, str)]
+    for text in filter(None, told):
+        assert " ".join(text.split()) in shown
+
+
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_the_example_is_a_command_that_parses(words: tuple[str, ...]) -> None:
     example = ALL[words].epilog.removeprefix("Example: ").split(" > ")[0]

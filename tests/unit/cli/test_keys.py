@@ -1,5 +1,6 @@
 """`endpoint-key`: a key is printed once, names are listed, keys never."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -36,7 +37,17 @@ def test_a_client_that_lost_its_key_is_gone(run: Run, file: Path) -> None:
     assert "belt-3 has no key" in again.err
 
 
-def test_without_the_setting_it_says_what_to_set(run: Run) -> None:
-    shown = run("endpoint-key list")
-    assert shown.code == 1
+def test_as_json(run: Run, file: Path) -> None:
+    added = run("endpoint-key add belt-3 --json")
+    assert json.loads(added.out) == {"client": "belt-3", "key": read_keys(file)["belt-3"]}
+    assert "next `visionloop up`" in added.err
+    assert json.loads(run("endpoint-key remove belt-3 --json").out) == {"removed": "belt-3"}
+    assert "belt-3" not in read_keys(file)
+
+
+@pytest.mark.parametrize("command", ["add belt-3", "list", "remove belt-3"])
+def test_without_the_setting_it_says_what_to_set(run: Run, home: Path, command: str) -> None:
+    shown = run(f"endpoint-key {command}")
+    assert (shown.code, shown.out) == (1, "")
     assert "VISIONLOOP_ENDPOINT_KEYS is not set" in shown.err
+    assert f"export VISIONLOOP_ENDPOINT_KEYS={home}/endpoint-keys" in shown.err

@@ -127,6 +127,13 @@ def test_a_project_from_class_folders(run: Run, photos: Path, tmp_path: Path) ->
     assert run("project check screws").code == 0
 
 
+def test_a_new_project_as_json(run: Run, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "projects" / "screws" / "project.yaml"
+    shown = run(f"project init screws --data {photos} --json")
+    assert json.loads(shown.out) == {"project": "screws", "file": str(path), "classes": ["bent", "good"]}
+    assert path.is_file()
+
+
 def test_a_project_from_idx_files(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "mnist"
     folder.mkdir()

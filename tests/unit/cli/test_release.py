@@ -62,6 +62,14 @@ def test_the_first_approver_decides_with_a_reason(run: Run, airflow: Server, com
     assert body == {"chosen_options": [choice], "params_input": {"reason": "better in the dark"}}
 
 
+@pytest.mark.parametrize(("command", "decision"), [("approve", "approved"), ("reject", "rejected")])
+def test_a_decision_as_json(run: Run, airflow: Server, command: str, decision: str) -> None:
+    shown = run(f"{command} p --reason fine --as bob --json")
+    assert shown.code == 0
+    told = {"project": "p", "subject": "Release p version 3?", "decision": decision, "by": "bob", "reason": "fine"}
+    assert json.loads(shown.out) == told
+
+
 def test_another_approver_by_name(run: Run, airflow: Server) -> None:
     assert run("approve p --reason fine --as bob").code == 0
     assert airflow.answered[0] == "bob"
@@ -110,6 +118,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def test_a_dry_run_changes_nothing(run: Run, world: World) -> None:
     shown = run("rollback p --reason x --dry-run")
     assert (shown.code, shown.out) == (0, "would do: p: version 1 serves instead of 2\n")
+    shown = run("rollback p --reason x --dry-run --json")
+    assert json.loads(shown.out) == {"project": "p", "would": "version 1 serves instead of 2"}
     assert world.stable.served("p") == 2
     assert len(world.releases()) == 2
 
@@ -133,6 +143,28 @@ def test_without_a_question_and_as_a_record(run: Run, world: World) -> None:
     assert shown.code == 0
     assert Release.model_validate_json(shown.out) == world.releases()[-1]
     assert world.registry.alias == 1
+
+
+def test_who_rolls_back_is_recorded(run: Run, world: World) -> None:
+    assert run("rollback p --yes --as lea --reason x").code == 0
+    assert world.releases()[-1].reason == "version 1 serves again instead of 2, by lea: x"
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("No username set")])
+def test_a_user_without_a_name_may_roll_back(
+    run: Run, world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """As in a container: neither the environment nor the system knows the user. OSError: since Python 3.13."""
+
+    def unknown(uid: int) -> None:
+        raise error
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert run("rollback p --yes --reason x").code == 0
+    assert world.releases()[-1].reason.endswith(", by uid 54321: x")
 
 
 def test_a_release_on_its_way_is_called_off_and_the_reason_told(run: Run, world: World) -> None:

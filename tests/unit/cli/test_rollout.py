@@ -73,6 +73,23 @@ def test_abort_says_what_goes_on_serving(run: Run, world: World, monkeypatch: py
     assert shown.out.endswith(": wrong week\n")
 
 
+def test_orders_keep_who_gave_them(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ann")
+    assert "pause by lea is written down" in run("rollout pause p --as lea --reason x").out
+    assert "resume by ann is written down" in run("rollout resume p --reason x").out
+    assert [one.by for one in release.status(world.project, world.stores).state.orders] == ["lea", "ann"]
+    assert run("rollout abort p --as bob --yes --reason x").out == "p: version 2 is called off by bob: x\n"
+
+
+def test_orders_as_json(run: Run, world: World) -> None:
+    given = [json.loads(run(f"rollout {verb} p --as lea --reason x --json").out) for verb in ("pause", "resume")]
+    given.append(json.loads(run("rollout promote p --as lea --reason x --yes --json").out))
+    assert given == [
+        order.model_dump(mode="json") for order in release.status(world.project, world.stores).state.orders
+    ]
+    assert [order["verb"] for order in given] == ["pause", "resume", "promote"]
+
+
 # --- doctor
 
 

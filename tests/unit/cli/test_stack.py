@@ -29,6 +29,18 @@ def test_status_of_a_stack_that_died(run: Run, home: Path) -> None:
     assert json.loads(shown.out)["services"][0]["state"] != "running"
 
 
+def test_a_reason_is_shown_as_it_is(run: Run, home: Path) -> None:
+    """Last words of a server often begin with a bracket, which Rich takes for markup."""
+    (home / "stack").mkdir(parents=True)
+    kept = {"name": "s3", "state": "failed", "leader": None, "reason": "ended: [error] [/] no space"}
+    state = {"phase": "failed", "repo": "/", "services": {"s3": kept}, "reason": "s3: [warn] [/x]"}
+    (home / "stack" / "state.json").write_text(json.dumps(state))
+    shown = run("status")
+    assert shown.code == 1
+    assert "ended: [error] [/] no space" in shown.out
+    assert "s3: [warn] [/x]" in shown.out
+
+
 def test_a_state_file_that_nobody_wrote(run: Run, home: Path) -> None:
     (home / "stack").mkdir(parents=True)
     (home / "stack" / "state.json").write_text('{"phase": 3}')

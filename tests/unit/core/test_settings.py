@@ -28,6 +28,34 @@ def test_nothing_set_is_fine_until_it_is_needed(tmp_path: Path) -> None:
         settings.need("ray_url")
 
 
+def test_a_stack_that_runs_without_it_is_not_denied(tmp_path: Path) -> None:
+    """As after `up --only s3`: one runs, and `up` alone would not mend it."""
+    env_file(tmp_path).parent.mkdir(parents=True)
+    env_file(tmp_path).write_text("VISIONLOOP_STORE=s3://b\n")
+    settings = load_settings({"VISIONLOOP_HOME": str(tmp_path)})
+    assert settings.need("store") == "s3://b"
+    with pytest.raises(ConfigError) as caught:
+        settings.need("mlflow_url")
+    assert str(caught.value) == (
+        f"VISIONLOOP_MLFLOW_URL is not set and the embedded stack in {tmp_path} was started without what sets it: "
+        "`visionloop down`, then `visionloop up`, or set the variable"
+    )
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_file_that_no_stack_makes_is_to_be_named(tmp_path: Path, runs: bool) -> None:
+    home = tmp_path / "my home"
+    if runs:
+        env_file(home).parent.mkdir(parents=True)
+        env_file(home).write_text("VISIONLOOP_STORE=s3://b\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings({"VISIONLOOP_HOME": str(home)}).need("endpoint_keys")
+    assert str(caught.value) == (
+        "VISIONLOOP_ENDPOINT_KEYS is not set: name the file first, "
+        f"as in `export VISIONLOOP_ENDPOINT_KEYS='{home}/endpoint-keys'`"
+    )
+
+
 def test_files_of_keys_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = {"VISIONLOOP_HOME": str(tmp_path)}

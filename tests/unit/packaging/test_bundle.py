@@ -17,9 +17,9 @@ import pytest
 
 from tests.unit.packaging.graphs import CLASSES, SIDE, images, network
 from visionloop.packaging import golden
-from visionloop.packaging.bundle import pack
+from visionloop.packaging.bundle import ending, pack
 from visionloop.packaging.runtime import onnx_predictor
-from visionloop.records import Artifact, Candidate, Parity
+from visionloop.records import Artifact, Candidate, Parity, Release
 
 LABELS = ["screw", "nut", "bolt", "washer"]
 FILES = {
@@ -43,7 +43,8 @@ def packed(*, other_answers: bool = False) -> bytes:
     model, shown = network(), images(16)
     said = onnx_predictor(model)(shown).probabilities
     said = said[:, ::-1].copy() if other_answers else said
-    return pack(candidate(model), model=model, golden=golden.pack(shown, said, np.arange(16) % CLASSES))
+    answers = golden.pack(shown, said, np.arange(16) % CLASSES)
+    return pack(candidate(model), model=model, golden=answers, outcome="promoted")
 
 
 @pytest.fixture
@@ -140,6 +141,7 @@ def test_what_is_inside(folder: Path) -> None:
     assert (facts["shape"], facts["type"], facts["layout"]) == ([12, 12, 1], "uint8", "NHWC")
     about = json.loads((folder / "about.json").read_text())
     assert (about["project"], about["version"], about["variant"]) == ("screws", 3, "fp32")
+    assert about["release"] == "promoted"
     assert (about["opset"], about["ir_version"]) == ({"ai.onnx": 18}, 10)
     digests = json.loads((folder / "manifest.json").read_text())
     assert set(digests) == FILES - {"manifest.json"}
@@ -154,3 +156,30 @@ def test_the_same_candidate_gives_the_same_bytes() -> None:
     entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
     assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
+
+
+def release(version: int, previous: int | None, outcome: str = "promoted") -> Release:
+    return Release.model_validate(
+        {"id": f"r{version}", "project": "p", "candidate": f"c{version}", "approval": "a", "version": version}
+        | {"model_sha256": "00", "previous_version": previous, "steps": [], "outcome": outcome}
+        | {"reason": f"{version} instead of {previous}"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("releases", "expected"),
+    [
+        ([], ("unreleased", "no release of it has ended")),
+        ([release(1, None), release(3, 1)], ("unreleased", "no release of it has ended")),
+        ([release(1, None), release(2, 1)], ("promoted", "2 instead of 1")),
+        ([release(1, None), release(2, 1, "rolled_back")], ("rolled_back", "2 instead of 1")),
+        ([release(1, None), release(2, 1, "rejected"), release(3, 1)], ("rejected", "2 instead of 1")),
+        ([release(1, None), release(2, 1), release(3, 2)], ("promoted", "2 instead of 1")),
+        ([release(1, None), release(2, 1), release(1, 2)], ("taken_back", "1 instead of 2")),
+        ([release(1, None), release(2, 1), release(3, 2), release(1, 3)], ("promoted", "2 instead of 1")),
+        ([release(1, None), release(2, 1), release(1, 2), release(2, 1)], ("promoted", "2 instead of 1")),
+    ],
+    ids=["none", "of others", "promoted", "rolled back", "rejected", "followed", "taken back", "older", "back again"],
+)
+def test_what_became_of_version_2(releases: list[Release], expected: tuple[str, str]) -> None:
+    assert ending("c2", releases) == expected

@@ -182,7 +182,7 @@ def test_one_that_keeps_dying_is_given_up_and_gets_another_chance_on_demand(stag
     (stage.folder / "ready").unlink()
     psutil.Process(first.pid).kill()
     given_up = stage.board.until(lambda kept: kept.state == "failed")
-    assert given_up.reason.startswith("given up after 2 deaths: ")
+    assert given_up.reason.startswith("given up after 3 deaths in 60 s (`visionloop up` tries again): ")
     (stage.folder / "whole").touch()
     stage.board.rearm.set()
     stage.board.until(lambda kept: kept.state == "running")

@@ -1,6 +1,7 @@
 """Bundle: the champion or a named version, approved, verified; and the command that writes it."""
 
 import hashlib
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from visionloop import layout
 from visionloop.errors import IntegrityError, NotFound
 from visionloop.packaging import golden
 from visionloop.packaging.runtime import onnx_predictor
-from visionloop.records import Artifact, Candidate
+from visionloop.records import Artifact, Candidate, Release
 from visionloop.stages import approve, bundle
 
 
@@ -43,7 +44,16 @@ def champion(world: World, *, decision: str | None = "approved") -> Candidate:
 
 
 def bundled(world: World, version: int | None = None) -> tuple[Candidate, bytes]:
-    return bundle.run(world.project, bundle.Inputs(version=version), world.connect())
+    made = bundle.run(world.project, bundle.Inputs(version=version), world.connect())
+    return made.candidate, made.data
+
+
+def released(world: World, candidate: Candidate, outcome: str) -> None:
+    """The record of its release."""
+    uri = world.stores.ledger.uri(candidate)
+    values = {"id": f"r{candidate.version}", "project": "corners", "candidate": uri, "approval": "a", "steps": []}
+    values |= {"version": candidate.version, "model_sha256": candidate.model_sha256, "previous_version": None}
+    world.stores.ledger.put(Release.model_validate(values | {"outcome": outcome, "reason": "29 of 234 failed"}))
 
 
 def test_the_champion_unless_a_version_is_named(world: World) -> None:
@@ -68,6 +78,27 @@ def test_what_nobody_let_go_goes_nowhere(world: World, decision: str | None, wor
     champion(world, decision=decision)
     with pytest.raises(IntegrityError, match=f"version 1 of corners is not approved for bundling: {words}"):
         bundled(world)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        ("promoted", ""),
+        ("rolled_back", "version 1 of corners is bundled although it is rolled back: 29 of 234 failed"),
+        ("rejected", "version 1 of corners is bundled although it is rejected: 29 of 234 failed"),
+        (None, "version 1 of corners is bundled although it is unreleased: no release of it has ended"),
+    ],
+)
+def test_what_was_not_promoted_is_bundled_with_a_warning(
+    world: World, caplog: pytest.LogCaptureFixture, outcome: str | None, told: str
+) -> None:
+    made = champion(world)
+    if outcome:
+        released(world, made, outcome)
+    data = bundled(world, 1)[1]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert json.loads(archive.read("corners-1/about.json"))["release"] == (outcome or "unreleased")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [told] * bool(told)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz"])
@@ -100,6 +131,7 @@ def test_the_command_writes_the_file_and_says_its_digest(world: World, command: 
     assert out.stat().st_mode & 0o777 == 0o644 and zipfile.ZipFile(out).testzip() is None
     told = json.loads(command(f"bundle corners --out {out} --version 1 --json").out)
     assert (told["sha256"], told["version"], told["model_sha256"]) == (digest, 1, made.model_sha256)
+    assert told["release"] == "unreleased"
     assert [path.name for path in out.parent.iterdir()] == ["corners.zip"]
 
 
