@@ -1,9 +1,12 @@
 """`visionloop rollout`: where a release in progress stands, and what people may ask of it."""
 
+import json
+from datetime import datetime
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from visionloop.cli.who import As, orderer
@@ -18,12 +21,16 @@ Reason = Annotated[str, typer.Option(help="why; kept in the release's record")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
 
-app = typer.Typer(help="A release in progress: status, pause, resume, promote, abort.", no_args_is_help=True)
+app = typer.Typer(
+    help="A release in progress: its status, and orders to it; what became of others.",
+    no_args_is_help=True,
+)
 
 
 def register(parent: typer.Typer) -> None:
     """Add the group to the application."""
     app.command(epilog="Example: visionloop rollout status fashion --json")(status)
+    app.command(epilog="Example: visionloop rollout history fashion --last 5")(history)
     app.command(epilog='Example: visionloop rollout pause fashion --reason "the line is down"')(pause)
     app.command(epilog='Example: visionloop rollout resume fashion --reason "the line is up"')(resume)
     app.command(epilog='Example: visionloop rollout promote fashion --reason "urgent" --yes')(promote)
@@ -40,6 +47,29 @@ def status(project: str, as_json: AsJson = False) -> None:
         typer.echo(found.model_dump_json(indent=1))
     else:
         _show(found)
+
+
+def history(
+    project: str,
+    last: Annotated[int, typer.Option(min=1, help="so many of the newest")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Releases and rollbacks, the newest first: what came of each, and why."""
+    from visionloop.stages import release
+
+    found = release.history(*_open(project))[:last]
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
+        return
+    if not found:
+        typer.echo(f"{project} was never released")
+        return
+    table = Table("version", "at (UTC)", "outcome", "served before", "approved by", "why")
+    for one in found:
+        before = str(one.previous_version or "-")
+        at, outcome = f"{one.at:%Y-%m-%d %H:%M:%S}", one.outcome.replace("_", " ")
+        table.add_row(str(one.version), at, outcome, before, escape(one.approved_by), escape(one.reason))
+    Console().print(table)
 
 
 def pause(project: str, reason: Reason, by: As = None, as_json: AsJson = False) -> None:
@@ -96,12 +126,19 @@ def _show(found: Status) -> None:
     serves = f"version {found.serving} serves" if found.serving else "nothing serves yet"
     if found.version is None:
         typer.echo(f"{found.project}: {serves}; no release is in progress")
+        if found.last:
+            outcome = found.last.outcome.replace("_", " ")
+            typer.echo(f"last: version {found.last.version} {outcome} at {_at(found.last.at)}: {found.last.reason}")
         if found.cost and found.cost.per_1000 is not None:
             typer.echo(f"it costs {told(found.cost)}")
         return
     share = f"{found.state.canary_percent} % of the traffic" + (", paused" if found.paused else "")
     typer.echo(f"{found.project}: {serves}; version {found.version} is in its {found.state.phase} with {share}")
-    typer.echo(f"last changed {found.state.updated_at:%Y-%m-%d %H:%M:%S} UTC")
+    typer.echo(f"last looked after at {_at(found.state.updated_at)}")
+    if found.state.shadow:
+        from visionloop.serving.replay import describe
+
+        typer.echo(f"shadow: {describe(found.state.shadow)}")
     if found.cost:
         typer.echo(f"it costs {told(found.cost)}")
     table = Table("rate", "canary", "stable", "allowed", "true rate, with confidence", "finding")
@@ -116,6 +153,10 @@ def _show(found: Status) -> None:
         typer.echo(f"memory: {needed_mib(found.state.memory):.0f} MiB at most, after {last.requests} requests")
     for order in found.state.orders:
         typer.echo(f"{order.at:%H:%M:%S} UTC: {order.verb} by {order.by}: {order.reason}")
+
+
+def _at(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _open(name: str) -> tuple[Project, Stores]:

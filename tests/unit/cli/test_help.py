@@ -33,7 +33,7 @@ def test_the_commands() -> None:
         *("up", "down", "status", "logs", "doctor", "demo"),
         *("project check", "project schema", "project init", "deliver"),
         *("approve", "reject", "rollback", "bundle"),
-        *("rollout status", "rollout pause", "rollout resume", "rollout promote", "rollout abort"),
+        *("rollout status", "rollout history", "rollout pause", "rollout resume", "rollout promote", "rollout abort"),
         *("predict", "metrics", "endpoint-key add", "endpoint-key list", "endpoint-key remove"),
         "serving tune",
     }

@@ -28,7 +28,12 @@ def world(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def test_the_status_of_nothing(run: Run, world: World) -> None:
     run("rollout abort p --yes --reason x")
-    assert run("rollout status p").out == "p: version 1 serves; no release is in progress\n"
+    shown = run("rollout status p").out
+    assert re.fullmatch(
+        r"p: version 1 serves; no release is in progress\n"
+        r"last: version 2 rolled back at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC: called off by \S+: x\n",
+        shown.partition("it costs")[0],
+    )
     for command in ("pause p --reason x", "promote p --yes --reason x", "abort p --yes --reason x"):
         shown = run(f"rollout {command}")
         assert (shown.code, shown.err) == (1, "error: no release of p is in progress\n")
@@ -60,6 +65,20 @@ def test_promotion_without_evidence_asks_first(
     assert shown.code == code
     assert "version 2 has still to be shown to be well in: requests failed, answers differ" in shown.err
     assert bool(release.status(world.project, world.stores).state.orders) == (code == 0)
+
+
+def test_history_tells_what_became_of_each(run: Run, world: World) -> None:
+    run("rollout abort p --yes --as lea --reason [x]")
+    found = json.loads(run("rollout history p --json").out)
+    assert [(one["version"], one["outcome"], one["previous_version"]) for one in found] == [
+        (2, "rolled_back", 1),
+        (1, "promoted", None),
+    ]
+    assert found[0]["reason"] == "called off by lea: [x]"
+    assert [one["version"] for one in json.loads(run("rollout history p --json --last 1").out)] == [2]
+    shown = run("rollout history p").out
+    assert "rolled back" in shown
+    assert "[x]" in shown
 
 
 def test_abort_says_what_goes_on_serving(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ came of it in its `Release` record. A finished release returns its record from e
 from visionloop.stages.release.doctor import examine, repair
 from visionloop.stages.release.ending import call_off
 from visionloop.stages.release.inputs import Inputs, RollbackInputs
-from visionloop.stages.release.orders import Status, order, status
+from visionloop.stages.release.orders import Ended, Status, history, order, status
 from visionloop.stages.release.preflight import preflight
 from visionloop.stages.release.promotion import promote
 from visionloop.stages.release.shadow import shadow
@@ -15,6 +15,7 @@ from visionloop.stages.release.steps import canary
 from visionloop.stages.release.way_back import abort, foresee, rollback
 
 __all__ = [
+    "Ended",
     "Inputs",
     "RollbackInputs",
     "Status",
@@ -23,6 +24,7 @@ __all__ = [
     "canary",
     "examine",
     "foresee",
+    "history",
     "order",
     "preflight",
     "promote",

@@ -27,6 +27,20 @@ class Finding(Frozen):
     """Of the canary's rate, with the confidence that the policy asks."""
 
 
+class Ended(Frozen):
+    """A release, or a rollback, that came to its end."""
+
+    version: int
+    outcome: Literal["promoted", "rolled_back", "rejected"]
+    at: datetime
+    reason: str
+    approved_by: str
+    previous_version: int | None
+    """What served then."""
+    record: str
+    """Its id."""
+
+
 class Status(Frozen):
     """Where the release in progress stands."""
 
@@ -39,11 +53,30 @@ class Status(Frozen):
     findings: list[Finding]
     cost: Cost | None
     """Of the version that is being released, else of the one that serves; None: it was not measured (yet)."""
+    last: Ended | None
+    """What came to its end last; None before the first release."""
 
     @property
     def paused(self) -> bool:
         """Was it last asked to pause?"""
         return self.state.paused
+
+
+def history(project: Project, stores: Stores) -> list[Ended]:
+    """All releases and rollbacks, the newest first."""
+    releases = sorted(stores.ledger.all(Release, project.name), key=lambda one: one.created_at, reverse=True)
+    return [
+        Ended(
+            version=one.version,
+            outcome=one.outcome,
+            at=one.created_at,
+            reason=one.reason,
+            approved_by=one.decided_by,
+            previous_version=one.previous_version,
+            record=one.id,
+        )
+        for one in releases
+    ]
 
 
 def status(project: Project, stores: Stores) -> Status:
@@ -70,6 +103,7 @@ def status(project: Project, stores: Stores) -> Status:
         state=state,
         findings=findings,
         cost=state.cost if rollout else serving.cost if serving else None,
+        last=next(iter(history(project, stores)), None),
     )
 
 
