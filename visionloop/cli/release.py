@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from visionloop.cli.who import As, orderer
+from visionloop.errors import ConfigError
 from visionloop.project import Project, load_project, project_file
 from visionloop.records import Release
 from visionloop.settings import Settings, load_settings
@@ -72,6 +73,8 @@ def _answer(project: str, choice: Literal["Approve", "Reject"], reason: str, use
     from visionloop.stores.airflow import open_airflow
 
     loaded, settings = _load(project)
+    if not loaded.release.approvers:
+        raise ConfigError(f"{project} names no approvers: with `approval: automatic` nothing waits for an answer")
     by = user or loaded.release.approvers[0]
     subject = open_airflow(settings).answer(loaded.name, user=by, decision=choice, reason=reason)
     decision = "approved" if choice == "Approve" else "rejected"

@@ -29,11 +29,14 @@ class State:
     def update(self, kind: type[D], project: str, name: str, change: Callable[[D | None], D]) -> D:
         """Write `change(current)`; `change` is called again when somebody else wrote in between. Raises Conflict."""
         key = layout.state(project, name)
+        body, wanted = b"", None
         for _ in range(TRIES):
             try:
                 data, etag = self._objects.get_tagged(key)
             except NotFound:
                 data, etag = b"", ""
+            if wanted is not None and data == body:
+                return wanted  # it was written, and the answer to that was lost: the try after it found a conflict
             current = kind.model_validate_json(data) if etag else None
             wanted = change(current)
             if wanted == current:

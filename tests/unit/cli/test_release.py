@@ -62,6 +62,15 @@ def test_the_first_approver_decides_with_a_reason(run: Run, airflow: Server, com
     assert body == {"chosen_options": [choice], "params_input": {"reason": "better in the dark"}}
 
 
+def test_where_nobody_approves_nothing_is_answered(run: Run, project: Path) -> None:
+    project.write_text(
+        project.read_text().replace("{approval: required, approvers: [ann, bob]}", "{approval: automatic}")
+    )
+    shown = run("approve p --reason x")
+    assert (shown.code, shown.err.partition(":")[0]) == (1, "error")
+    assert "p names no approvers: with `approval: automatic` nothing waits for an answer" in shown.err
+
+
 @pytest.mark.parametrize(("command", "decision"), [("approve", "approved"), ("reject", "rejected")])
 def test_a_decision_as_json(run: Run, airflow: Server, command: str, decision: str) -> None:
     shown = run(f"{command} p --reason fine --as bob --json")

@@ -154,3 +154,23 @@ def test_state_is_compare_and_swap(objects: FileObjects) -> None:
     stored = state.read(RetrainState, "p", "retrain")
     assert stored is not None
     assert stored.request == winners[0]
+
+
+def test_a_write_whose_answer_was_lost_is_not_made_twice(objects: FileObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when S3 wrote, the connection broke, and the client's own second try finds that somebody wrote: itself."""
+    real, asked = objects.replace, []
+
+    def replace(*given: object) -> None:
+        real(*given)  # type: ignore[arg-type]
+        raise Conflict("it was changed")
+
+    state = State(objects)
+    state.update(RetrainState, "p", "retrain", lambda _: RetrainState(request="first"))
+    monkeypatch.setattr(objects, "replace", replace)
+
+    def change(current: RetrainState | None) -> RetrainState:
+        asked.append(current)
+        return RetrainState(request="second")
+
+    assert state.update(RetrainState, "p", "retrain", change).request == "second"
+    assert len(asked) == 1
