@@ -91,3 +91,14 @@ def test_an_approver_reads_the_evidence_and_approves_with_a_reason(chromium: Bro
     assert tags["visionloop.decision"] == "approved"
     assert tags["visionloop.decided_by"] == APPROVER
     assert tags["visionloop.decision_reason"] == REASON
+
+
+def test_a_release_whose_task_fails_for_good_is_called_off_and_its_run_is_red(loop: Loop, waiting: str) -> None:
+    loop.airflow.set_task_state(RELEASE, waiting, "preflight", "failed")
+    assert loop.ended(RELEASE, waiting) == "failed"
+    states = loop.airflow.task_states(RELEASE, waiting)
+    assert (states["call_off"], states["promote"], states["released"]) == (
+        "success",
+        "upstream_failed",
+        "upstream_failed",
+    )
