@@ -415,6 +415,16 @@ class Order(Frozen):
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
+class LiveAnswers(Frozen):
+    """Captured answers to clients since the canary began, of both lanes; images, and those that were unsure."""
+
+    since: datetime
+    canary: int = 0
+    canary_unsure: int = 0
+    stable: int = 0
+    stable_unsure: int = 0
+
+
 class Release(Record):
     """An approved candidate's way through the canary, and where it ended."""
 
@@ -434,6 +444,8 @@ class Release(Record):
     steps: list[CanaryStep]
     memory: list[MemoryReading] = []
     """The first one before the candidate was loaded, the second right after, the others while it answered."""
+    live: LiveAnswers | None = None
+    """None: there was no canary, or records from before this was looked at."""
     orders: list[Order] = []
     """What people asked of it on its way."""
     outcome: Literal["promoted", "rolled_back", "rejected"]
@@ -573,6 +585,7 @@ class RolloutState(Frozen):
     cost: Cost | None = None
     shadow: ShadowEvidence | None = None
     steps: list[CanaryStep] = []
+    live: LiveAnswers | None = None
     memory: list[MemoryReading] = []
     """As in the release's record."""
     orders: list[Order] = []

@@ -88,7 +88,7 @@ def promote(project: str, reason: Reason, by: As = None, yes: Yes = False, as_js
 
     found = release.status(*_open(project))
     if not yes and found.version is not None:
-        unproven = ", ".join(one.name for one in found.findings if one.finding == "open") or "nothing"
+        unproven = ", ".join(one.name for one in found.findings if one.finding == "open" and one.needed) or "nothing"
         typer.confirm(
             f"version {found.version} has still to be shown to be well in: {unproven}. Promote it?",
             abort=True,

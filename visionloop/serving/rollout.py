@@ -1,21 +1,23 @@
 """What is a canary's next move? Pure: recorded evidence, people's orders and the policy in; a move and its reason out.
 
-Three rates are held against what the policy allows: requests that failed, answers that differ from those recorded
-offline, probes that were slow. Each is tested on all evidence since the canary began (`sequential`), so that looking
-after every few requests costs no false alarm: a canary that is as good as allowed is rolled back with probability at
-most `false_alarm_rate` (shared out among the three), one that is worse in any of them is promoted with probability at
-most `miss_rate`. What cannot be told apart after `max_probes` is rolled back. An answer of NaN is a failed request. A
-server process that died, memory above its bound and a leak (`memory`) end it at once.
+Four rates are held against what the policy allows: requests that failed, answers that differ from those recorded
+offline, probes that were slow, captured answers to clients that were unsure. Each is tested on all evidence since the
+canary began (`sequential`), so that looking after every few requests costs no false alarm: a canary that is as good as
+allowed is rolled back with probability at most `false_alarm_rate` (shared out among the four), one that is worse in any
+of the first three is promoted with probability at most `miss_rate`. What cannot be told apart after `max_probes` is
+rolled back; how sure the answers to clients are can end a canary, and holds none up, since there may be few clients. An
+answer of NaN is a failed request. A server process that died, memory above its bound and a leak (`memory`) end it at
+once.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 from typing import Literal
 
 from visionloop.project import Release as Policy
-from visionloop.records import CanaryStep, LaneEvidence, LaneName, RolloutState
+from visionloop.records import CanaryStep, LaneEvidence, LaneName, LiveAnswers, RolloutState
 from visionloop.serving.memory import died, ill
 from visionloop.serving.sequential import Finding, Rate, compare
 
@@ -24,7 +26,9 @@ LATENCY_NOISE_MS = 20.0
 BATCH_NOISE_MS = 2.0
 """Smaller differences of medians say nothing."""
 UNDER_WAY = 20
-METRICS = 3
+METRICS = 4
+UNSURE = 0.5
+"""An answer below this confidence is unsure: no class has more than half of it."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,15 @@ class Measured:
     finding: Finding
     reason: str
     """Why it is worse; empty where it is not."""
+    needed: bool = True
+    """Has it to be shown to be fine before a promotion?"""
 
 
 def decide(state: RolloutState, percents: Sequence[int], policy: Policy) -> Move:
     """The next move of a rollout in its canary phase. Faults come first, then orders, then whether there is enough."""
     steps = state.steps
     percent = steps[-1].canary_percent if steps else 0
-    found = measure(steps, policy)
+    found = measure(steps, policy, state.live)
     fault = died(state.memory) or next((one.reason for one in found if one.finding == "worse"), None)
     fault = fault or next((step.reason for step in steps if step.outcome == "failed"), None)
     fault = fault or ill(state.memory, policy)
@@ -73,8 +79,8 @@ def decide(state: RolloutState, percents: Sequence[int], policy: Policy) -> Move
     return _last(found, steps, percent, policy)
 
 
-def measure(steps: Sequence[CanaryStep], policy: Policy) -> list[Measured]:
-    """The three rates over all steps."""
+def measure(steps: Sequence[CanaryStep], policy: Policy, live: LiveAnswers | None = None) -> list[Measured]:
+    """The rates over all steps; the last one only where answers to clients were captured in both lanes."""
     canary, stable = total(steps, "canary"), total(steps, "stable")
     beside = bool(stable.requests)
     return [
@@ -99,7 +105,14 @@ def measure(steps: Sequence[CanaryStep], policy: Policy) -> list[Measured]:
             policy.max_slow_share,
             policy,
         ),
+        *([_sure(live, policy)] if live and live.canary and live.stable else []),
     ]
+
+
+def _sure(live: LiveAnswers, policy: Policy) -> Measured:
+    canary, stable = _rate(live.canary_unsure, live.canary), _rate(live.stable_unsure, live.stable)
+    found = _tested("answers to clients were unsure", canary, stable, policy.max_unsure, policy)
+    return replace(found, needed=False)
 
 
 def total(steps: Iterable[CanaryStep], lane: LaneName) -> LaneEvidence:
@@ -173,7 +186,7 @@ def most_probes(percent: int, wanted: int) -> int:
 
 def _last(found: list[Measured], steps: Sequence[CanaryStep], percent: int, policy: Policy) -> Move:
     """All steps are full: enough to promote, to give up, or not yet."""
-    unproven = [one for one in found if one.finding == "open"]
+    unproven = [one for one in found if one.finding == "open" and one.needed]
     if not unproven:
         return Move("promote", percent, describe(steps))
     shown = ", ".join(f"{one.name} {one.canary.events} of {one.canary.trials}" for one in unproven)

@@ -23,6 +23,8 @@ class Finding(Frozen):
     stable: tuple[int, int] | None
     allowed: float
     finding: Literal["worse", "fine", "open"]
+    needed: bool
+    """Has it to be shown to be fine before a promotion?"""
     bounds: tuple[float, float]
     """Of the canary's rate, with the confidence that the policy asks."""
 
@@ -91,9 +93,10 @@ def status(project: Project, stores: Stores) -> Status:
             stable=(one.stable.events, one.stable.trials) if one.stable else None,
             allowed=one.allowed,
             finding=one.finding,
+            needed=one.needed,
             bounds=one.canary.bounds(policy.miss_rate),
         )
-        for one in (measure(state.steps, policy) if rollout else [])
+        for one in (measure(state.steps, policy, state.live) if rollout else [])
     ]
     serving = last_release(project, stores)
     return Status(

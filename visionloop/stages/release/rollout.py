@@ -124,6 +124,7 @@ class Rollout:
                 cost=state.cost,
                 shadow=state.shadow,
                 steps=state.steps,
+                live=state.live,
                 memory=state.memory,
                 orders=state.orders,
                 outcome=outcome,
