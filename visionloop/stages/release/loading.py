@@ -3,25 +3,25 @@
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from visionloop.errors import StageError
-from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.checks import check_endurance, check_sound, check_speed, smoke
 from visionloop.stages.release.costs import measure_cost
 from visionloop.stages.release.inputs import Inputs
+from visionloop.stages.release.loaded import find_loaded, loaded
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
-from visionloop.stores import Stores
+from visionloop.stores import Stores, packaged
 from visionloop.stores.objects import get_artifact
+from visionloop.stores.packaged import CONFIG, MODEL, check_signed, read_packaged
 from visionloop.stores.triton import Lane, ModelRefused
 
 log = logging.getLogger(__name__)
 
-MODEL, CONFIG, GOLDEN = "model.onnx", "config.pbtxt", "golden.npz"
+GOLDEN = packaged.GOLDEN
 
 
 def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | Release:
@@ -59,13 +59,13 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     Raises ModelRefused when Triton does not load it or answers otherwise, IntegrityError for a file that is not the
     candidate's; the entry on disk is then still the new one.
     """
-    model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
-    check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
-    entry = lane.entry(project.name)
+    files = read_packaged(candidate, stores, GOLDEN)
+    config = files[CONFIG].decode()
+    entry, one = lane.entry(project.name), loaded(lane, project, candidate, config)
     entry.write(
         version=candidate.version,
-        config=config.decode(),
-        model=model,
+        config=config,
+        model=files[MODEL],
         sha256=candidate.model_sha256,
         signature=candidate.signature,
     )
@@ -73,8 +73,8 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
     served = lane.served(project.name)
     if served != candidate.version:
         raise ModelRefused(f"the {lane.name} lane serves version {served}, expected {candidate.version}")
-    smoke(lane, project, candidate.version, read_golden(golden))
-    check_sound(lane, project, candidate.version)
+    smoke(one, read_golden(files[GOLDEN]), project.release)
+    check_sound(one)
     entry.prune()
 
 
@@ -96,23 +96,25 @@ def call_off(rollout: Rollout, reason: str) -> Release:
 
 
 def check_signature(project: Project, candidate: Candidate, files: Mapping[str, bytes], stores: Stores) -> None:
-    """Raises IntegrityError when model and configuration are not what this installation signed."""
-    key = Path(stores.settings.need("verify_key"))
-    signed = {name: files[name] for name in (MODEL, CONFIG)}
-    verify(signed, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
+    """Raises IntegrityError when model, configuration and golden samples are not what this installation signed."""
+    check_signed(candidate, files, stores)
 
 
 def _check_speed(rollout: Rollout) -> None:
     serving, stores = rollout.serving(), rollout.stores
     if serving:
         golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
-        lanes = {stores.canary: rollout.candidate.version, stores.stable: serving.version}
-        check_speed(lanes, rollout.project, golden)
+        candidate = find_loaded(stores.canary, rollout.project, rollout.candidate, stores)
+        champion = stores.ledger.get(Candidate, serving.candidate)
+        check_speed(
+            candidate, find_loaded(stores.stable, rollout.project, champion, stores), golden, rollout.project.release
+        )
 
 
 def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
     golden = read_golden(fetch(rollout.candidate, GOLDEN, rollout.stores))
-    check_endurance(rollout.stores.canary, rollout.project, rollout.candidate.version, golden, vitals)
+    one = find_loaded(rollout.stores.canary, rollout.project, rollout.candidate, rollout.stores)
+    check_endurance(one, golden, vitals)
 
 
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
