@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -70,6 +70,9 @@ class FakeLane:
         self.name, self._repository = name, repository
         self.loaded: dict[str, tuple[int, dict[str, Any]]] = {}
         self.configs: dict[str, Any] = {}
+        self.sent: list[str] = []
+        """Models of the loop's own, from no repository."""
+        self.address = "nowhere"
         self.runs: dict[tuple[str, int], dict[int, Runs]] = {}
         self.down = False
         self.asked: Counter[str] = Counter()
@@ -98,9 +101,18 @@ class FakeLane:
             self.configs[model] = parse(at.config() or "")
             self.asked[model] = 0
 
+    def load_sent(self, model: str, config: str, files: Mapping[str, bytes]) -> None:
+        self._check()
+        self.sent.append(model)
+
     def unload(self, model: str) -> None:
         self._check()
         self.loaded.pop(model, None)
+        self.sent = [name for name in self.sent if name != model]
+
+    def models(self) -> list[str]:
+        self._check()
+        return sorted(self.loaded)
 
     def served(self, model: str) -> int | None:
         self._check()
