@@ -128,7 +128,14 @@ def test_a_checkpoint_or_champion_that_is_not_what_its_record_says_is_refused(wo
         world.evaluation(uri)
     world.stores.objects.put(key, good())
     world.champion(weak_onnx(), model_sha256="0" * 64)
-    with pytest.raises(IntegrityError, match=r"model\.onnx has SHA-256"):
+    with pytest.raises(IntegrityError, match=r"model\.onnx has SHA-256 [0-9a-f]+, approved is 000"):
+        world.evaluation(uri)
+
+
+def test_a_champion_that_this_installation_did_not_sign_judges_nobody(world: World) -> None:
+    uri = world.training_run(world.snapshot())
+    world.champion(weak_onnx(), signature="")
+    with pytest.raises(IntegrityError, match="version 1 of corners is not signed"):
         world.evaluation(uri)
 
 

@@ -24,8 +24,10 @@ from visionloop.packaging.runtime import onnx_predictor
 from visionloop.project import Project
 from visionloop.records import Candidate, Evaluation, GateDecision, Snapshot
 from visionloop.serving.golden import read_golden
+from visionloop.serving.triton_config import GOLDEN_SHA256
 from visionloop.stages import package
 from visionloop.stores import Stores
+from visionloop.stores.packaged import read_packaged
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes, to_bytes
 from visionloop.training.predict import torch_predictor
@@ -101,6 +103,8 @@ def test_a_candidate_has_all_that_serving_needs(world: World) -> None:
 
     config = text_format.Parse(artifact(world, found, "config.pbtxt").decode(), model_config_pb2.ModelConfig())
     assert (config.name, list(config.version_policy.specific.versions)) == ("corners", [found.version])
+    assert config.parameters[GOLDEN_SHA256].string_value == found.artifacts["golden.npz"].sha256
+    assert read_packaged(found, world.stores, "golden.npz")["model.onnx"] == model
     assert (found.classes, found.image_shape) == (world.project.task.classes, (28, 28, 1))
     assert found.parity.samples == TESTED and found.parity.disagreements == 0
     assert 0 < found.parity.max_abs_difference < 1e-4

@@ -79,14 +79,6 @@ def compare(canary: Rate, stable: Rate | None, *, margin: float, false_alarm: fl
     return "fine" if high <= below + margin else "open"
 
 
-def trials_without_event(margin: float, miss: float) -> int:
-    """How many trials without any event show that a rate is within `margin`: what a good canary costs at least."""
-    trials = 1
-    while Rate(0, trials).bounds(miss)[1] > margin:
-        trials = trials + max(1, trials // 50)
-    return trials
-
-
 def _log_beta(a: float, b: float) -> float:
     return lgamma(a) + lgamma(b) - lgamma(a + b)
 

@@ -3,18 +3,35 @@
 import json
 from typing import Any
 
+from visionloop.errors import IntegrityError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.project import Project
 
 LABELS = "visionloop_labels"
 """Parameter with the classes' names (JSON), which no backend reads: clients learn them from the endpoint."""
+GOLDEN_SHA256 = "visionloop_golden_sha256"
+"""Parameter with the digest of golden.npz: the signature, which covers this file, so vouches for those answers too."""
 
 
-def render(project: Project, version: int) -> str:
+def render(project: Project, version: int, *, golden_sha256: str | None = None) -> str:
     """Triton's configuration of one version, as protobuf text."""
     from google.protobuf import text_format
 
-    return str(text_format.MessageToString(model_config(project, version)))
+    config = model_config(project, version)
+    if golden_sha256:
+        config.parameters[GOLDEN_SHA256].string_value = golden_sha256
+    return str(text_format.MessageToString(config))
+
+
+def parse(text: str) -> Any:
+    """The `ModelConfig` that `render` wrote. Raises IntegrityError for a text that is none."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    try:
+        return text_format.Parse(text, pb.ModelConfig())
+    except text_format.ParseError as error:
+        raise IntegrityError(f"config.pbtxt cannot be read: {error}") from None
 
 
 def render_json(project: Project, version: int, *, name: str) -> str:

@@ -13,7 +13,7 @@ from visionloop.stack.ports import LOOPBACK
 from visionloop.stack.probe import fetch, fetch_json
 from visionloop.stack.s3 import client_environment
 from visionloop.stack.service import SHARED_MEMORY, Context, Launch, Service, Step, program
-from visionloop.stack.signing import SIGNING, make_keys
+from visionloop.stack.signing import SIGNING, VERIFYING, make_keys
 
 SOCKET_PATH_LIMIT = 107
 """Bytes that the kernel allows for the path of a Unix socket."""
@@ -133,7 +133,12 @@ RAY = Service(
         "autoscaler_metrics": None,
         "dashboard_metrics": None,
     },
-    addresses={"ray_url": f"http://{LOOPBACK}:{{http}}", "ray_token": "{home}/stack/secrets/ray-token", **SIGNING},
+    addresses={
+        "ray_url": f"http://{LOOPBACK}:{{http}}",
+        "ray_token": "{home}/stack/secrets/ray-token",
+        **SIGNING,
+        **VERIFYING,
+    },
     prepare=prepare,
     cleanup=cleanup,
     stop_timeout_s=15,

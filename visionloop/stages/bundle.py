@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass
 
 from visionloop.errors import IntegrityError, NotFound
-from visionloop.packaging.bundle import GOLDEN, MODEL, Ending, ending, pack
+from visionloop.packaging.bundle import Ending, ending, pack
 from visionloop.project import Project
-from visionloop.records import Approval, Artifact, Candidate, Frozen, Release, record_id
+from visionloop.records import Approval, Candidate, Frozen, Release, record_id
 from visionloop.stores import Stores
-from visionloop.stores.objects import get_verified
+from visionloop.stores.packaged import GOLDEN, MODEL, read_packaged
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Bundle:
     uri = _named(project, inputs.version, stores)
     candidate = stores.ledger.get(Candidate, uri)
     _check(project, uri, candidate, stores)
-    files = {name: _artifact(candidate, name, stores) for name in (MODEL, GOLDEN)}
+    files = read_packaged(candidate, stores, GOLDEN)
     ended = ending(uri, stores.ledger.all(Release, project.name))
     data = pack(candidate, model=files[MODEL], golden=files[GOLDEN], outcome=ended.outcome)
     log.info("bundled version %d of %s: %d bytes", candidate.version, project.name, len(data))
@@ -74,9 +74,3 @@ def _check(project: Project, uri: str, candidate: Candidate, stores: Stores) -> 
         raise IntegrityError(
             f"version {candidate.version} of {project.name} is not approved for bundling: {found}; approve it first"
         )
-
-
-def _artifact(candidate: Candidate, name: str, stores: Stores) -> bytes:
-    artifact: Artifact = candidate.artifacts[name]
-    expected = candidate.model_sha256 if name == MODEL else artifact.sha256
-    return get_verified(stores.objects, artifact.uri, expected)

@@ -16,6 +16,7 @@ from visionloop.records import Candidate, Evaluation, Frozen, Snapshot, Training
 from visionloop.reports.evaluation import Answered, EvaluationPage, render
 from visionloop.stores import Stores
 from visionloop.stores.objects import get_verified
+from visionloop.stores.packaged import MODEL, read_packaged
 from visionloop.stores.registry import Metric
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes
@@ -75,10 +76,9 @@ def _champion(project: Project, stores: Stores) -> Opponent | None:
             f"champion {candidate.id} answers {len(candidate.classes)} classes that are not those of task.classes: "
             "they cannot be compared on the same samples; keep the classes, or begin a new project"
         )
-    model = candidate.artifacts["model.onnx"]
-    data = stores.objects.get(stores.objects.key(model.uri))
+    model = read_packaged(candidate, stores)[MODEL]
     log.info("champion is version %d, candidate %s", version.version, candidate.id)
-    return Opponent(version.candidate, candidate, onnx_predictor(data, sha256=candidate.model_sha256))
+    return Opponent(version.candidate, candidate, onnx_predictor(model))
 
 
 def _challenger(project: Project, training_run: TrainingRun, stores: Stores) -> Predictor:

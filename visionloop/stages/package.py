@@ -39,6 +39,7 @@ from visionloop.serving.triton_config import render
 from visionloop.stores import Stores
 from visionloop.stores.datasets import SplitName
 from visionloop.stores.objects import get_verified
+from visionloop.stores.packaged import CONFIG, GOLDEN, MODEL, read_packaged
 from visionloop.tasks import open_task
 from visionloop.training.model import from_bytes
 from visionloop.training.predict import Predictor, torch_predictor
@@ -46,7 +47,7 @@ from visionloop.training.samples import read_samples
 
 log = logging.getLogger(__name__)
 SECTIONS = ("task", "suite", "gate", "packaging", "serving")
-MODEL, CONFIG, GOLDEN, PAGE = "model.onnx", "config.pbtxt", "golden.npz", "candidate.html"
+PAGE = "candidate.html"
 
 
 class Inputs(Frozen):
@@ -99,7 +100,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Candidate:
         GOLDEN: _put(project, candidate_id, GOLDEN, _golden(packed), stores),
     }
     version = _registered(project, candidate_id, lineage, packed, artifacts, stores)
-    config_pbtxt = render(project, version).encode()
+    config_pbtxt = render(project, version, golden_sha256=artifacts[GOLDEN].sha256).encode()
     artifacts[CONFIG] = _put(project, candidate_id, CONFIG, config_pbtxt, stores)
     key = Path(stores.settings.need("signing_key"))
     stores.registry.set_challenger(project.name, version)  # before the record, which ends the stage
@@ -201,8 +202,7 @@ def _champion(evaluation: Evaluation, stores: Stores) -> Predictor | None:
     if evaluation.champion is None:
         return None
     candidate = stores.ledger.get(Candidate, evaluation.champion)
-    data = get_verified(stores.objects, candidate.artifacts[MODEL].uri, candidate.model_sha256)
-    return onnx_predictor(data)
+    return onnx_predictor(read_packaged(candidate, stores)[MODEL])
 
 
 def _exported(

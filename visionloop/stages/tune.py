@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from pydantic import Field
 
 from visionloop import layout
 from visionloop.errors import NotFound, StageError, StoreError
-from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate, Frozen, TunedPoint, Tuning, record_id
 from visionloop.reports.tuning import render
@@ -22,7 +20,7 @@ from visionloop.serving.triton_config import render_json
 from visionloop.serving.tuning import Setting, choose, median_of, settings
 from visionloop.stores import Stores
 from visionloop.stores.load import closed_loop
-from visionloop.stores.objects import get_artifact
+from visionloop.stores.packaged import GOLDEN, MODEL, read_packaged
 from visionloop.stores.triton import OWN, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ log = logging.getLogger(__name__)
 NAME = f"{OWN}tuning"
 WARM_SHARE = 0.25
 """Of the seconds of a measurement, before it."""
-MODEL, CONFIG, GOLDEN, PAGE = "model.onnx", "config.pbtxt", "golden.npz", "tuning.html"
+PAGE = "tuning.html"
 
 
 class Inputs(Frozen):
@@ -59,20 +57,20 @@ def run(
 ) -> Tuning:
     """Measure each setting, choose, record with a page. `report` hears of each measurement.
 
-    Raises NotFound without such a version, StageError while a release uses the canary lane, IntegrityError for a model
-    that this installation did not sign.
+    Raises NotFound without such a version, StageError where a release uses the canary lane or begins to meanwhile,
+    IntegrityError for a model that this installation did not sign.
     """
     candidate = _candidate(project, inputs.version, stores)
-    busy = stores.canary.models()
-    if busy:
-        raise StageError(f"the canary lane is in use by {', '.join(busy)}: tune when its release has ended")
-    model, images = _verified(project, candidate, stores), _images(candidate, inputs.images_per_request, stores)
+    _check_free(stores)
+    files = read_packaged(candidate, stores, GOLDEN)
+    images = _images(files[GOLDEN], inputs.images_per_request)
     stores.canary.unload(NAME)  # what a killed tuning left: an override of instances alone would keep its processes
     measured: dict[Setting, list[TunedPoint]] = {setting: [] for setting in plan(inputs)}
     for _ in range(inputs.rounds):
         for setting, points in measured.items():
-            with _loaded(project, candidate, model, setting, stores):
+            with _loaded(project, files[MODEL], setting, stores):
                 points.append(_measured(setting, images, inputs, stores))
+            _check_free(stores)  # what was measured beside a release is no measurement, and disturbs it
             report(points[-1])
     return _recorded(project, candidate, inputs, [median_of(points) for points in measured.values()], stores)
 
@@ -89,21 +87,19 @@ def _candidate(project: Project, version: int | None, stores: Stores) -> Candida
     raise NotFound(f"{project.name} has no {asked}: its packaged versions are {versions or 'none'}")
 
 
-def _verified(project: Project, candidate: Candidate, stores: Stores) -> bytes:
-    """The model, held against digest and signature like anything that a lane loads."""
-    files = {name: get_artifact(stores.objects, candidate, name) for name in (MODEL, CONFIG)}
-    key = Path(stores.settings.need("verify_key"))
-    verify(files, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
-    return files[MODEL]
+def _images(golden: bytes, count: int) -> NDArray[np.uint8]:
+    images = read_golden(golden).images
+    return np.resize(images, (count, *images.shape[1:]))
 
 
-def _images(candidate: Candidate, count: int, stores: Stores) -> NDArray[np.uint8]:
-    golden = read_golden(get_artifact(stores.objects, candidate, GOLDEN)).images
-    return np.resize(golden, (count, *golden.shape[1:]))
+def _check_free(stores: Stores) -> None:
+    busy = stores.canary.models()
+    if busy:
+        raise StageError(f"the canary lane is in use by {', '.join(busy)}: tune when its release has ended")
 
 
 @contextmanager
-def _loaded(project: Project, candidate: Candidate, model: bytes, setting: Setting, stores: Stores) -> Iterator[None]:
+def _loaded(project: Project, model: bytes, setting: Setting, stores: Stores) -> Iterator[None]:
     """In the canary lane under a name of its own, gone at the end."""
     serving = project.serving.model_copy(update=vars(setting))
     config = render_json(project.model_copy(update={"serving": serving}), 1, name=NAME)

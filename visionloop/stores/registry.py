@@ -203,11 +203,6 @@ class Registry:
             for key, value in tags.items():
                 self._client.set_model_version_tag(project, str(version), key, value)
 
-    def run_url(self, project: str, run_id: str) -> str:
-        """Where people look at a run."""
-        with self._speaking():
-            return f"{self.url}/#/experiments/{self._experiment(project)}/runs/{run_id}"
-
     @cached_property
     def _client(self) -> Any:
         for name, value in PATIENCE.items():

@@ -38,11 +38,16 @@ CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-UNREACHABLE = ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED")
+LATE = "StatusCode.DEADLINE_EXCEEDED"
+UNREACHABLE = ("StatusCode.UNAVAILABLE", LATE, "StatusCode.CANCELLED")
 
 
 class ModelRefused(StageError):
     """Triton would not load a model, or would not answer with it; the message carries its reason in one line."""
+
+
+class Late(StoreError):
+    """The server did not answer in time: it is busy, or frozen."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ class Lane:
         assert self._settings.model_repository is not None
         return entry(self._settings.model_repository, self.name, model)
 
-    def ready(self) -> bool:
+    def ready(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> bool:
         """Is the server up and ready?"""
         try:
             with self._speaking("ready"):
-                return bool(self._client.is_server_ready(client_timeout=DEADLINE_SECONDS))
+                return bool(self._client.is_server_ready(client_timeout=deadline_seconds))
         except StoreError:
             return False
 
@@ -197,7 +202,8 @@ class Lane:
         except InferenceServerException as error:
             reason = _one_line(error.message() or str(error))
             if error.status() in UNREACHABLE and "failed to load" not in reason and "unknown model" not in reason:
-                raise StoreError(f"Triton of the {self.name} lane at {self.address}: {reason}") from error
+                fault = Late if error.status() == LATE else StoreError
+                raise fault(f"Triton of the {self.name} lane at {self.address}: {reason}") from error
             raise ModelRefused(f"Triton of the {self.name} lane refused {model}: {reason}") from error
 
 

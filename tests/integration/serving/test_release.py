@@ -155,6 +155,20 @@ def test_rollback_loads_the_version_before_and_a_failing_one_changes_nothing(run
     assert second.version == 2
 
 
+def test_versions_are_asked_as_they_were_packaged_when_the_file_allows_more_by_now(running):
+    here = world(running, "resized")
+    small = here.project.serving.model_copy(update={"max_batch_size": 4})
+    here.project = here.project.model_copy(update={"serving": small})
+    here.release(1)
+    here.project = here.project.model_copy(update={"serving": small.model_copy(update={"max_batch_size": 64})})
+    done = here.release(2, bias=0.5)
+    assert done.outcome == "promoted", done.reason
+    assert done.cost.batch_images == 4 and done.cost.ratio > 0
+    back = release.rollback(here.project, BACK, here.stores)
+    assert (back.version, back.outcome) == (1, "promoted")
+    assert here.versions() == {("stable", 1): 40}
+
+
 def test_a_killed_release_goes_on_in_another_process(running):
     here = world(running, "killed")
     here.release(1)

@@ -1,7 +1,7 @@
 """Lanes, routes, registry and endpoint of one process: a release runs through the real client, ledger and folders.
 
 A model is JSON: `{"bias": 0.1}` answers (brightness + bias, the rest); `{"broken": true}` does not load;
-`{"image_ms": 3}` computes so long for an image.
+`{"image_ms": 3}` computes so long for an image. What its configuration does not allow is refused, as Triton does.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -30,12 +30,13 @@ from visionloop.serving.cost import Runs
 from visionloop.serving.lane_stats import LaneCount
 from visionloop.serving.memory import MIB
 from visionloop.serving.repository import MODEL, Entry, entry
+from visionloop.serving.triton_config import parse, render
 from visionloop.settings import Settings
 from visionloop.stages import approve, release
 from visionloop.stores import Stores, connect
 from visionloop.stores.registry import RegisteredVersion
 from visionloop.stores.routes import Weights
-from visionloop.stores.triton import ModelRefused
+from visionloop.stores.triton import Late, ModelRefused
 
 from .endpoint import Asked, Failed, Said, endpoint
 
@@ -48,7 +49,8 @@ release:
   {approval: required, approvers: [ann, bob], shadow_images: 0, canary_percent: [50], step_requests: 20,
    max_latency_ratio: 50, max_error_rate: 0.2, max_disagreement: 0.2, max_slow_share: 0.5, max_probes: 1000}
 """
-IMAGES = np.stack([np.full((8, 8, 1), level, np.uint8) for level in (0, 60, 200, 255)])
+LEVELS = (0, 60, 200, 255)
+"""Brightnesses of the golden samples."""
 
 
 class Killed(BaseException):
@@ -67,6 +69,10 @@ class FakeLane:
     def __init__(self, name: str, repository: Path) -> None:
         self.name, self._repository = name, repository
         self.loaded: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.configs: dict[str, Any] = {}
+        self.sent: list[str] = []
+        """Models of the loop's own, from no repository."""
+        self.address = "nowhere"
         self.runs: dict[tuple[str, int], dict[int, Runs]] = {}
         self.down = False
         self.asked: Counter[str] = Counter()
@@ -75,6 +81,8 @@ class FakeLane:
         """Of a model's own process, with each request."""
         self.dead = False
         """The model's own process ended; the server goes on."""
+        self.late = False
+        """No answer comes in time; the server is well."""
         self.forgets = False
         """Loads without an error and then serves nothing, as Triton with a broken version folder."""
 
@@ -90,11 +98,21 @@ class FakeLane:
             raise ModelRefused(f"Triton of the {self.name} lane refused {model}: broken")
         if version is not None and not self.forgets:
             self.loaded[model] = version, content
+            self.configs[model] = parse(at.config() or "")
             self.asked[model] = 0
+
+    def load_sent(self, model: str, config: str, files: Mapping[str, bytes]) -> None:
+        self._check()
+        self.sent.append(model)
 
     def unload(self, model: str) -> None:
         self._check()
         self.loaded.pop(model, None)
+        self.sent = [name for name in self.sent if name != model]
+
+    def models(self) -> list[str]:
+        self._check()
+        return sorted(self.loaded)
 
     def served(self, model: str) -> int | None:
         self._check()
@@ -108,7 +126,11 @@ class FakeLane:
         self.asked[model] += 1
         if self.dead:
             raise ModelRefused(f"Triton of the {self.name} lane refused {model}: Stub process 'p_0_0' is not healthy.")
-        content = self.loaded[model][1]
+        if self.late:
+            raise Late(f"Triton of the {self.name} lane at nowhere: no answer in {deadline_seconds:.0f} s")
+        config, content = self.configs[model], self.loaded[model][1]
+        if len(images) > config.max_batch_size or list(images.shape[1:]) != list(config.input[0].dims):
+            raise ModelRefused(f"Triton of the {self.name} lane refused {model}: {images.shape} is none of its batches")
         runs = self.runs.setdefault((model, version), {})
         known = runs.get(len(images), Runs())
         runs[len(images)] = Runs(known.count + 1, known.seconds + len(images) * content.get("image_ms", 1.0) / 1000)
@@ -119,7 +141,7 @@ class FakeLane:
         assert self.loaded[model][0] == version
         return dict(self.runs.get((model, version), {}))
 
-    def ready(self) -> bool:
+    def ready(self, *, deadline_seconds: float = 10.0) -> bool:
         return not self.down
 
     def memory(self, model: str, *, version: int, deadline_seconds: float = 10.0) -> MemoryReading:
@@ -293,9 +315,10 @@ class World:
 
         `golden` is the model that the offline answers come from, `request` the retrain request it was trained for.
         """
-        shown = io.BytesIO()
-        np.savez(shown, images=IMAGES, probabilities=probabilities(golden or model, IMAGES))
-        config = f"version_policy {{ specific {{ versions: {version} }} }}"
+        shape, shown = self.project.task.image, io.BytesIO()
+        images = np.stack([np.full((shape.height, shape.width, shape.channels), level, np.uint8) for level in LEVELS])
+        np.savez(shown, images=images, probabilities=probabilities(golden or model, images))
+        config = render(self.project, version, golden_sha256=hashlib.sha256(shown.getvalue()).hexdigest())
         files = {MODEL: json.dumps(model).encode(), "config.pbtxt": config.encode(), "golden.npz": shown.getvalue()}
         key = record_id("candidate", "p", version=version, model=model)
         artifacts = {name: self._artifact(key, name, data) for name, data in files.items()}
@@ -311,8 +334,8 @@ class World:
             model_sha256=artifacts[MODEL].sha256,
             artifacts=artifacts,
             signature=self._signature(files),
-            classes=["dark", "bright"],
-            image_shape=(8, 8, 1),
+            classes=self.project.task.classes,
+            image_shape=images.shape[1:],
             parity=Parity(samples=4, max_abs_difference=0, p99_abs_difference=0, disagreements=0),
         )
         return self.stores.ledger.uri(self.stores.ledger.put(record))

@@ -11,8 +11,10 @@ from tests.unit.stages.made import signing_keys, training_run
 from tests.unit.stages.registry import MemoryRegistry
 from tests.unit.training.shapes import TASK, ignore, recipe, samples
 from visionloop import layout
+from visionloop.packaging.signing import sign
 from visionloop.project import Project, parse_project
 from visionloop.records import Artifact, Candidate, Evaluation, Parity, Snapshot
+from visionloop.serving.triton_config import render
 from visionloop.settings import Settings
 from visionloop.stages import evaluate
 from visionloop.stores import Stores, connect
@@ -46,6 +48,7 @@ class World:
         self.project = a_project()
         self.registry = MemoryRegistry()
         private, public = signing_keys(folder)
+        self._key = private
         self.settings = Settings(
             home=folder, projects=folder, store=f"file://{folder}/store", signing_key=private, verify_key=public
         )
@@ -85,12 +88,13 @@ class World:
         """The stage's."""
         return evaluate.run(project or self.project, evaluate.Inputs(training_run=training_run), self.connect())
 
-    def champion(self, model: bytes, **changes: object) -> Candidate:
+    def champion(self, model: bytes, golden: bytes = b"", **changes: object) -> Candidate:
         """A released candidate that serves this ONNX model."""
         number = len(self.registry.registered) + 1
         key = f"champion-{number}"
-        uri = self.stores.objects.put(layout.artifact(self.project.name, "candidate", key, "model.onnx"), model)
-        digest = hashlib.sha256(model).hexdigest()
+        config = render(self.project, number, golden_sha256=hashlib.sha256(golden).hexdigest())
+        files = {"model.onnx": model, "config.pbtxt": config.encode(), "golden.npz": golden}
+        artifacts = {name: self._artifact(key, name, data) for name, data in files.items()}
         values = {
             "id": key,
             "project": self.project.name,
@@ -100,8 +104,9 @@ class World:
             "snapshot": "s0",
             "model_name": self.project.name,
             "version": number,
-            "model_sha256": digest,
-            "artifacts": {"model.onnx": Artifact(uri=uri, sha256=digest, size_bytes=len(model))},
+            "model_sha256": artifacts["model.onnx"].sha256,
+            "artifacts": artifacts,
+            "signature": sign({name: files[name] for name in ("model.onnx", "config.pbtxt")}, self._key),
             "classes": self.project.task.classes,
             "image_shape": (28, 28, 1),
             "parity": Parity(samples=1, max_abs_difference=0.0, p99_abs_difference=0.0, disagreements=0),
@@ -114,6 +119,10 @@ class World:
         )
         self.registry.set_champion(self.project.name, number)
         return candidate
+
+    def _artifact(self, key: str, name: str, data: bytes) -> Artifact:
+        uri = self.stores.objects.put(layout.artifact(self.project.name, "candidate", key, name), data)
+        return Artifact(uri=uri, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
 
 
 def a_project(old: str = "", new: str = "") -> Project:

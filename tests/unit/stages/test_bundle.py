@@ -12,11 +12,10 @@ import pytest
 from tests.unit.cli.conftest import Run, run  # noqa: F401
 from tests.unit.stages.corners import TEXT, World, weak_onnx
 from tests.unit.training.shapes import samples
-from visionloop import layout
 from visionloop.errors import IntegrityError, NotFound
 from visionloop.packaging import golden
 from visionloop.packaging.runtime import onnx_predictor
-from visionloop.records import Artifact, Candidate, Release
+from visionloop.records import Candidate, Release
 from visionloop.stages import approve, bundle
 
 
@@ -29,13 +28,7 @@ def champion(world: World, *, decision: str | None = "approved") -> Candidate:
     """A version that serves, with its golden answers."""
     shown = samples(8).images
     answers = golden.pack(shown, onnx_predictor(weak_onnx())(shown).probabilities, np.zeros(8, np.int64))
-    files = {"model.onnx": weak_onnx(), "golden.npz": answers}
-    number = len(world.registry.registered) + 1
-    artifacts = {}
-    for name, data in files.items():
-        uri = world.stores.objects.put(layout.artifact("corners", "candidate", f"champion-{number}", name), data)
-        artifacts[name] = Artifact(uri=uri, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-    made = world.champion(weak_onnx(), artifacts=artifacts)
+    made = world.champion(weak_onnx(), answers)
     if decision:
         said = {"decision": decision, "by": "visionloop", "mode": "automatic", "reason": "the gate is enough"}
         inputs = approve.Inputs.model_validate({"candidate": world.stores.ledger.uri(made), **said})
@@ -106,6 +99,14 @@ def test_a_changed_file_is_refused(world: World, name: str) -> None:
     made = champion(world)
     world.stores.objects.put(world.stores.objects.key(made.artifacts[name].uri), b"other")
     with pytest.raises(IntegrityError, match="it was changed"):
+        bundled(world)
+
+
+def test_a_version_that_is_not_signed_is_refused(world: World) -> None:
+    made = champion(world)
+    key = world.stores.objects.key(world.stores.ledger.uri(made))
+    world.stores.objects.put(key, made.model_copy(update={"signature": ""}).model_dump_json().encode())
+    with pytest.raises(IntegrityError, match="version 1 of corners is not signed"):
         bundled(world)
 
 

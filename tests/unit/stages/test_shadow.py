@@ -2,8 +2,11 @@
 
 import io
 import re
+import threading
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from visionloop.capture.rows import SCHEMA
 from visionloop.errors import DataError, StageError, StoreError
 from visionloop.records import Release, RolloutState
 from visionloop.stages import release
-from visionloop.stages.release import Inputs
+from visionloop.stages.release import Inputs, mirror
+from visionloop.stages.release.captures import newest_served, served
+from visionloop.stages.release.rollout import open_rollout
 from visionloop.stores.routes import Weights
 
 LEVELS = np.linspace(0, 255, 100).astype(np.uint8)
@@ -33,17 +38,20 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def capture(world: World, at_ms: int, *, version: int = 1, images: bool = True, count: int = 100) -> str:
+def capture(
+    world: World, at_ms: int, *, version: int = 1, images: bool = True, count: int = 100, lane: str = "stable"
+) -> str:
     """A capture file, as the capture service writes it."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
     shown = np.stack([np.full((8, 8, 1), level, np.uint8) for level in LEVELS[:count]])
     answers = probabilities({}, shown)
     rows = [
         {
             "request_id": f"{at_ms}-{number}",
-            "at": datetime.fromtimestamp(at_ms / 1000, UTC),
+            "at": at,
             "model": "p",
             "version": version,
-            "lane": "stable",
+            "lane": lane,
             "status": 200,
             "latency_ms": 1.0,
             "probabilities": answer,
@@ -58,7 +66,7 @@ def capture(world: World, at_ms: int, *, version: int = 1, images: bool = True, 
     ]
     body = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), body)
-    name = f"version={version}/lane=stable/hour=2026010100/{at_ms}-0a-n{count}.parquet"
+    name = f"version={version}/lane={lane}/hour={at:%Y%m%d%H}/{at_ms}-0a-n{count}.parquet"
     return world.stores.objects.put(f"{layout.captures('p')}{name}", body.getvalue())
 
 
@@ -181,3 +189,125 @@ def test_a_server_that_dies_while_it_is_replayed_to_ends_the_release_at_once(
     assert done.shadow and 0 < done.shadow.failed < done.shadow.images < 150
     assert len(asked) == 2
     assert world.stable.served("p") == 1
+
+
+# --- what is listed
+
+
+class Counting:
+    """An object store that counts the captures that it lists."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self.listed = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def scan(self, prefix: str) -> Iterator[Any]:
+        for item in self._inner.scan(prefix):
+            self.listed += "/captures/" in item.key
+            yield item
+
+
+@pytest.mark.parametrize("days", [1, 5])
+def test_what_is_listed_does_not_grow_with_the_champions_history(world: World, days: int) -> None:
+    now = datetime.now(UTC)
+    for hours in range(24 * days):
+        for lane in ("stable", "canary"):
+            capture(world, int((now - timedelta(hours=hours)).timestamp() * 1000), count=10, lane=lane)
+    rollout = open_rollout(world.project, begun(world, bias=0.1), world.stores)
+    objects = world.stores.__dict__["objects"] = Counting(world.stores.objects)
+    assert len(served(rollout, (now - timedelta(hours=1)).timestamp() * 1000 - 1)) == 4
+    assert objects.listed == 4
+    objects.listed = 0
+    state = release.shadow(world.project, rollout.inputs, world.stores)
+    assert isinstance(state, RolloutState) and state.shadow is not None
+    assert state.shadow.images == 150
+    assert objects.listed == 16  # 150 images are in fifteen files, and there are two an hour
+
+
+def test_the_newest_come_first_over_all_lanes_and_hours(world: World) -> None:
+    hour = 3_600_000
+    at = [5 * hour + 7, 5 * hour + 9, 2 * hour, 2 * hour + 1, 9 * hour]
+    for number, at_ms in enumerate(at):
+        capture(world, at_ms, count=1, lane=("stable", "canary")[number % 2])
+    capture(world, 9 * hour, count=1, lane="shadow")
+    capture(world, 9 * hour, count=1, version=7)
+    rollout = open_rollout(world.project, begun(world), world.stores)
+    assert [one.at_ms for one in newest_served(rollout)] == sorted(at, reverse=True)
+
+
+def test_where_no_image_is_kept_the_history_is_not_looked_through(world: World) -> None:
+    hour = 3_600_000
+    for number in range(30):
+        capture(world, number * hour, images=False, count=100)
+    inputs = begun(world)
+    objects = world.stores.__dict__["objects"] = Counting(world.stores.objects)
+    state = release.shadow(world.project, inputs, world.stores)
+    assert isinstance(state, RolloutState) and state.shadow is not None
+    assert (state.shadow.source, objects.listed) == ("none", 17)  # 1,500 rows, then it is clear
+    assert state.phase == "canary"
+
+
+# --- requests that the capture service saw refused
+
+
+@pytest.fixture
+def told(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int | None]]:
+    """How many refused requests the capture service says at each question, None: it is silent; the last stays."""
+    says: list[int | None] = []
+
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            count = says.pop(0) if len(says) > 1 else says[0]
+            self.send_response(503 if count is None else 200)
+            self.end_headers()
+            labels = 'model="p",lane="shadow",outcome="refused"'
+            self.wfile.write(f"visionloop_capture_requests_total{{{labels}}} {count}\n".encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    for name, seconds in (("QUIET", 0.3), ("LOOK", 0.1), ("WRITTEN", 0.1)):
+        monkeypatch.setattr(mirror, f"{name}_SECONDS", seconds)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        world.settings = world.settings.model_copy(update={"capture_url": url})
+        world.stores = world.connect()
+        yield says
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("said", "failed"),
+    [
+        ([7], 0),  # refused before this candidate was mirrored to
+        ([7, 10], 3),
+        ([7, None, 10], 3),
+        ([7, None], 0),
+        ([None], 0),
+        ([None, 1_000], 0),  # silent at first: whose they are is not known
+        ([None, 1_000, 1_003], 3),
+        ([1_000, 2], 2),  # started anew
+        ([1_000, 1_001, 0, 2], 3),
+    ],
+)
+def test_only_requests_that_were_surely_refused_are_counted(
+    world: World, told: list[int | None], said: list[int | None], failed: int
+) -> None:
+    inputs = begun(world)
+    told[:] = said
+    capture(world, int(time.time() * 1000))
+    state = release.shadow(world.project, inputs, world.stores)
+    assert isinstance(state, RolloutState) and state.shadow is not None
+    assert (state.shadow.failed, state.shadow.mirrored) == (failed, failed)
+
+
+def test_a_candidate_that_refuses_all_that_is_mirrored_goes_no_further(world: World, told: list[int | None]) -> None:
+    inputs = begun(world)
+    told[:] = [7, 200]
+    capture(world, int(time.time() * 1000))
+    done = release.shadow(world.project, inputs, world.stores)
+    assert isinstance(done, Release)
+    assert done.reason == "in shadow: of 100 mirrored images the candidate has no sound answer to 100, allowed 20.0%"

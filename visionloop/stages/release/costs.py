@@ -3,44 +3,68 @@
 import logging
 import time
 
-from visionloop.records import Cost
+import numpy as np
+from numpy.typing import NDArray
+
+from visionloop.errors import StoreError
+from visionloop.records import Candidate, Cost
 from visionloop.serving.cost import cost, seconds_per_1000, told
 from visionloop.serving.golden import read_golden
+from visionloop.stages.release.checks import batch_of_both
+from visionloop.stages.release.loaded import Loaded, find_loaded
 from visionloop.stages.release.rollout import Rollout
 from visionloop.stores.objects import get_artifact
-from visionloop.stores.triton import Lane
+from visionloop.stores.packaged import GOLDEN
+from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 15
 ENOUGH_SECONDS = 5.0
 """No round begins later than this."""
-GOLDEN = "golden.npz"
 
 
 def measure_cost(rollout: Rollout) -> Cost | None:
-    """Ask for golden samples, a full batch a request; None where other traffic made all of them part of other runs.
+    """Ask for golden samples, a batch that both take a request; None where it could not be measured.
 
-    Called when the candidate has answered before, so that both models are warm. Raises ModelRefused and StoreError.
+    That is no verdict: a lane did not answer, or other traffic made all of the requests part of other runs. Called
+    when the candidate has answered before, so that both models are warm.
     """
-    project, serving = rollout.project, rollout.serving()
-    lanes: dict[Lane, int] = {rollout.stores.canary: rollout.candidate.version}
-    if serving:
-        lanes[rollout.stores.stable] = serving.version
-    golden = read_golden(get_artifact(rollout.stores.objects, rollout.candidate, GOLDEN))
-    images = golden.images[: project.serving.max_batch_size]
-    before = [lane.batches(project.name, version) for lane, version in lanes.items()]
-    began = time.monotonic()
-    for _ in range(ROUNDS):
-        for lane, version in lanes.items():
-            lane.infer(project.name, images, version=version)
-        if time.monotonic() - began > ENOUGH_SECONDS:
-            break
-    after = [lane.batches(project.name, version) for lane, version in lanes.items()]
-    seconds = [seconds_per_1000(*pair, len(images)) for pair in zip(before, after, strict=True)]
+    project, stores = rollout.project, rollout.stores
+    try:
+        candidate, champion = find_loaded(stores.canary, project, rollout.candidate, stores), _champion(rollout)
+        golden = read_golden(get_artifact(stores.objects, rollout.candidate, GOLDEN))
+        if champion and champion.model.image != candidate.model.image:
+            log.info("version %d takes other images: its cost is not measured", champion.version)
+            champion = None
+        images = golden.images[: batch_of_both(candidate, champion)]
+        seconds = _seconds_per_1000([candidate, *([champion] if champion else [])], images)
+    except (ModelRefused, StoreError) as error:
+        log.warning("what %s costs was not measured: %s", project.name, error)
+        return None
     if seconds[0] is None:
         return None
-    champion = seconds[1] if len(seconds) > 1 else None
-    found = cost(len(images), seconds[0], champion, project.price, instances=project.serving.instances)
-    log.info("%s version %d: %s", project.name, rollout.candidate.version, told(found))
+    beside = seconds[1] if champion else None
+    found = cost(len(images), seconds[0], beside, project.price, instances=candidate.instances)
+    log.info("%s version %d: %s", project.name, candidate.version, told(found))
     return found
+
+
+def _champion(rollout: Rollout) -> Loaded | None:
+    serving, stores = rollout.serving(), rollout.stores
+    if serving is None:
+        return None
+    return find_loaded(stores.stable, rollout.project, stores.ledger.get(Candidate, serving.candidate), stores)
+
+
+def _seconds_per_1000(lanes: list[Loaded], images: NDArray[np.uint8]) -> list[float | None]:
+    """Of each, asked in turns."""
+    before = [one.lane.batches(one.model.name, one.version) for one in lanes]
+    began = time.monotonic()
+    for _ in range(ROUNDS):
+        for one in lanes:
+            one.ask(images)
+        if time.monotonic() - began > ENOUGH_SECONDS:
+            break
+    after = [one.lane.batches(one.model.name, one.version) for one in lanes]
+    return [seconds_per_1000(*pair, len(images)) for pair in zip(before, after, strict=True)]

@@ -1,19 +1,19 @@
 """A version goes into a lane: its files are those that were approved and signed, and it answers as it did offline."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from visionloop.packaging.signing import verify
 from visionloop.project import Project
 from visionloop.records import Candidate
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.checks import check_sound, smoke
-from visionloop.stores import Stores
+from visionloop.stages.release.loaded import loaded
+from visionloop.stores import Stores, packaged
 from visionloop.stores.lane_lock import lane_lock
 from visionloop.stores.objects import get_artifact
+from visionloop.stores.packaged import CONFIG, MODEL, check_signed, read_packaged
 from visionloop.stores.triton import Lane, ModelRefused
 
-MODEL, CONFIG, GOLDEN = "model.onnx", "config.pbtxt", "golden.npz"
+GOLDEN = packaged.GOLDEN
 
 
 def load(
@@ -28,35 +28,34 @@ def load(
 
     `allowed` is called when nobody else can change the lane's entry any more; what it raises leaves it as it is.
 
-    Raises ModelRefused when Triton does not load it or answers otherwise, IntegrityError for a file that is not the
-    candidate's; the entry on disk is then still the new one.
+    Raises ModelRefused when Triton does not load it or answers otherwise, the entry on disk is then still the new one;
+    IntegrityError for a file that is not the candidate's, or that nobody vouches for and lies in the lane's entry.
     """
-    model, config, golden = (fetch(candidate, name, stores) for name in (MODEL, CONFIG, GOLDEN))
-    check_signature(project, candidate, {MODEL: model, CONFIG: config}, stores)
-    entry = lane.entry(project.name)
+    files = read_packaged(candidate, stores, GOLDEN)
+    config = files[CONFIG].decode()
+    entry, one = lane.entry(project.name), loaded(lane, project, candidate, config)
     with lane_lock(stores.settings, lane.name, project.name):
         allowed()
         entry.write(
             version=candidate.version,
-            config=config.decode(),
-            model=model,
+            config=config,
+            model=files[MODEL],
             sha256=candidate.model_sha256,
             signature=candidate.signature,
         )
+        entry.check()
         lane.load(project.name)
     served = lane.served(project.name)
     if served != candidate.version:
         raise ModelRefused(f"the {lane.name} lane serves version {served}, expected {candidate.version}")
-    smoke(lane, project, candidate.version, read_golden(golden))
-    check_sound(lane, project, candidate.version)
+    smoke(one, read_golden(files[GOLDEN]), project.release)
+    check_sound(one)
     entry.prune()
 
 
 def check_signature(project: Project, candidate: Candidate, files: Mapping[str, bytes], stores: Stores) -> None:
-    """Raises IntegrityError when model and configuration are not what this installation signed."""
-    key = Path(stores.settings.need("verify_key"))
-    signed = {name: files[name] for name in (MODEL, CONFIG)}
-    verify(signed, candidate.signature, key, what=f"version {candidate.version} of {project.name}")
+    """Raises IntegrityError when model, configuration and golden samples are not what this installation signed."""
+    check_signed(candidate, files, stores)
 
 
 def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:

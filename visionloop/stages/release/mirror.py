@@ -15,7 +15,7 @@ from visionloop.serving.captured import Matrix
 from visionloop.serving.envoy_capture import SHADOW
 from visionloop.serving.replay import hold_together, judge, pair
 from visionloop.serving.traffic import read, summed
-from visionloop.stages.release.captures import read_rows, served, shadows
+from visionloop.stages.release.captures import CLOCKS_MS, read_rows, served, shadows
 from visionloop.stages.release.rollout import Rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores.scrapes import scrape_capture
@@ -26,40 +26,67 @@ QUIET_SECONDS = 5.0
 """So long without a request: nobody sends any at this time."""
 WRITTEN_SECONDS, LONGEST_SECONDS = 3.0, 15.0
 """When the capture service, which writes every two seconds, has written nothing for so long, it has written all."""
-CLOCKS_MS = 5_000
-"""By so much the clocks of this machine and the capture service's may differ."""
 
 Answers = dict[str, Matrix]
 Pairs = tuple[Matrix, Matrix, int]
 """The champion's answers [N,K], the candidate's, and how many images the candidate failed."""
 
 
-def mirror(rollout: Rollout, vitals: Vitals) -> tuple[Pairs, str | None]:
-    """Mirror until there are enough, the time is over, or nobody asks; and why the candidate must go no further."""
+def mirror(rollout: Rollout, vitals: Vitals, *, classes: int) -> tuple[Pairs, str | None]:
+    """Mirror until there are enough, the time is over, or nobody asks; and why the candidate must go no further.
+
+    `classes`: as many as the candidate answers; a champion's answers of another length are none to compare with.
+    """
     project, stores = rollout.project, rollout.stores
-    nothing = np.empty((0, len(project.task.classes)), np.float32)
+    nothing = np.empty((0, classes), np.float32)
     if not (project.release.shadow_seconds and project.monitoring.capture_percent and stores.settings.capture_url):
         return (nothing, nothing, 0), None
-    since = _Since(time.time() * 1000 - CLOCKS_MS, _refused(rollout))
+    since = _Since(time.time() * 1000 - CLOCKS_MS, classes, _Refused(rollout))
     rollout.route(canary=0, mirrored=True)
     try:
         fault = _wait(rollout, vitals, since)
     finally:
         with suppress(Conflict):  # who ended it has set weights of its own
             rollout.route(canary=0)
-    if not shadows(rollout, since.at_ms) and _refused(rollout) == since.refused:
+    if not shadows(rollout, since.at_ms) and not since.refused.count():
         return (nothing, nothing, 0), fault
     if fault is None:
         _await_written(rollout, since)
     return _pairs(rollout, since), fault
 
 
+class _Refused:
+    """Mirrored requests that the candidate answered with an error since this began, as the capture service counts.
+
+    Where it does not say, none is held against anybody: neither those before its first word nor those it forgot.
+    """
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._settings = rollout.stores.settings
+        self._labels = {"model": rollout.project.name, "lane": SHADOW, "outcome": "refused"}
+        self._seen = 0
+        self._last = self._asked()
+
+    def count(self) -> int:
+        """So many until now; asked often, it misses little of what a service that ends forgets."""
+        now = self._asked()
+        if now is not None and self._last is not None:
+            self._seen += now - self._last if now >= self._last else now  # it was started anew
+        self._last = self._last if now is None else now
+        return self._seen
+
+    def _asked(self) -> int | None:
+        text = scrape_capture(self._settings)
+        return None if text is None else int(summed(read(text), "visionloop_capture_requests", **self._labels))
+
+
 @dataclass(frozen=True)
 class _Since:
-    """When the mirroring began: by this machine's clock, and by the capture service's count of errors."""
+    """When the mirroring began, and what was found since."""
 
     at_ms: float
-    refused: int
+    classes: int
+    refused: _Refused
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Key -> rows, of the files that were read since."""
 
@@ -72,6 +99,7 @@ def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
         rollout.mine()
         fault = vitals.look()
         found = shadows(rollout, since.at_ms)
+        since.refused.count()
         if len(found) != files and not fault:
             files, (champion, candidate, failed) = len(found), _pairs(rollout, since)
             fault = judge(
@@ -109,8 +137,7 @@ def _pairs(rollout: Rollout, since: _Since) -> Pairs:
     if times:
         first, last = min(times.values()), max(times.values())
         champion = {one: answers for one, answers in champion.items() if first <= asked[one] <= last}
-    classes = len(rollout.project.task.classes)
-    return pair(champion, candidate, classes=classes, refused=_refused(rollout) - since.refused)
+    return pair(champion, candidate, classes=since.classes, refused=since.refused.count())
 
 
 def _answers(rollout: Rollout, captures: list[Capture], since: _Since) -> tuple[Answers, dict[str, datetime]]:
@@ -125,13 +152,5 @@ def _answers(rollout: Rollout, captures: list[Capture], since: _Since) -> tuple[
             answers[row["request_id"]].append(row["probabilities"])
             if times.setdefault(row["request_id"], row["at"]) != row["at"]:
                 repeated.add(row["request_id"])
-    classes = len(rollout.project.task.classes)
-    whole = {one for one, found in answers.items() if all(len(answer) == classes for answer in found)}
+    whole = {one for one, found in answers.items() if all(len(answer) == since.classes for answer in found)}
     return {one: np.array(answers[one], np.float32) for one in whole - repeated}, times
-
-
-def _refused(rollout: Rollout) -> int:
-    """Mirrored requests that the candidate answered with an error, since the capture service started."""
-    text = scrape_capture(rollout.stores.settings)
-    labels = {"model": rollout.project.name, "lane": SHADOW, "outcome": "refused"}
-    return int(summed(read(text), "visionloop_capture_requests", **labels))

@@ -4,12 +4,13 @@ from datetime import UTC, datetime
 
 from visionloop.errors import StageError
 from visionloop.project import Project
-from visionloop.records import Release, RolloutState
+from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.checks import check_endurance, check_speed
 from visionloop.stages.release.costs import measure_cost
 from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
+from visionloop.stages.release.loaded import find_loaded
 from visionloop.stages.release.loading import GOLDEN, fetch, load
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
@@ -111,10 +112,14 @@ def _check_speed(rollout: Rollout) -> None:
     serving, stores = rollout.serving(), rollout.stores
     if serving:
         golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
-        lanes = {stores.canary: rollout.candidate.version, stores.stable: serving.version}
-        check_speed(lanes, rollout.project, golden)
+        candidate = find_loaded(stores.canary, rollout.project, rollout.candidate, stores)
+        champion = stores.ledger.get(Candidate, serving.candidate)
+        check_speed(
+            candidate, find_loaded(stores.stable, rollout.project, champion, stores), golden, rollout.project.release
+        )
 
 
 def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
     golden = read_golden(fetch(rollout.candidate, GOLDEN, rollout.stores))
-    check_endurance(rollout.stores.canary, rollout.project, rollout.candidate.version, golden, vitals)
+    one = find_loaded(rollout.stores.canary, rollout.project, rollout.candidate, rollout.stores)
+    check_endurance(one, golden, vitals)
