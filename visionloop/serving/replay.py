@@ -11,11 +11,8 @@ from visionloop.project import Release as Policy
 from visionloop.records import ShadowEvidence
 from visionloop.serving.captured import Matrix
 from visionloop.serving.golden import unsound
-from visionloop.serving.rollout import held_against
+from visionloop.serving.rollout import UNSURE, held_against
 from visionloop.serving.sequential import Rate
-
-UNSURE = 0.5
-"""An answer below this confidence is unsure: no class has more than half of it."""
 
 
 def pair(

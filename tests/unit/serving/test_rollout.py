@@ -1,6 +1,7 @@
 """A canary's next move: both sides of each bound, faults before orders, and a machine that always comes to an end."""
 
 import re
+from datetime import UTC, datetime
 from math import ceil
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from visionloop.project import Release as Policy
-from visionloop.records import CanaryStep, LaneEvidence, MemoryReading, Order, RolloutState
+from visionloop.records import CanaryStep, LaneEvidence, LiveAnswers, MemoryReading, Order, RolloutState
 from visionloop.serving.rollout import (
     LATENCY_NOISE_MS,
     add,
@@ -55,7 +56,34 @@ def state(*steps: CanaryStep, orders: list[str] | None = None) -> RolloutState:
     return RolloutState(candidate="c", approval="a", phase="canary", steps=list(steps), orders=given)
 
 
+def live(**counts: int) -> LiveAnswers:
+    return LiveAnswers(since=datetime(2026, 1, 1, tzinfo=UTC), **counts)
+
+
 FIRST = step(stable(), canary(), percent=10, outcome="passed")
+
+
+# --- answers to clients
+
+
+@pytest.mark.parametrize(
+    ("seen", "kind"),
+    [
+        (live(canary=300, canary_unsure=150, stable=3_000, stable_unsure=60), "roll_back"),
+        (live(canary=300, canary_unsure=70, stable=3_000, stable_unsure=600), "promote"),
+        (live(canary=3, canary_unsure=3, stable=30, stable_unsure=0), "promote"),  # few clients hold nothing up
+        (live(canary=300, canary_unsure=300), "promote"),  # nothing to hold it against
+        (None, "promote"),
+    ],
+)
+def test_a_canary_that_is_much_less_sure_than_the_stable_lane_goes(seen: LiveAnswers | None, kind: str) -> None:
+    well = state(FIRST, step(stable(), canary())).model_copy(update={"live": seen})
+    move = decide(well, PERCENTS, POLICY)
+    assert move.kind == kind
+    if kind == "roll_back":
+        assert move.reason.startswith(
+            "150 of 300 of the canary's answers to clients were unsure, allowed 20.0% more than the 60 of 3000 of the"
+        )
 
 
 # --- the way through

@@ -39,12 +39,19 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def capture(
-    world: World, at_ms: int, *, version: int = 1, images: bool = True, count: int = 100, lane: str = "stable"
+    world: World,
+    at_ms: int,
+    *,
+    version: int = 1,
+    images: bool = True,
+    count: int = 100,
+    lane: str = "stable",
+    confidence: float | None = None,
 ) -> str:
-    """A capture file, as the capture service writes it."""
+    """A capture file, as the capture service writes it; `confidence`: of all its answers."""
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
     shown = np.stack([np.full((8, 8, 1), level, np.uint8) for level in LEVELS[:count]])
-    answers = probabilities({}, shown)
+    answers = probabilities({}, shown) if confidence is None else np.full((len(shown), 2), confidence, np.float32)
     rows = [
         {
             "request_id": f"{at_ms}-{number}",

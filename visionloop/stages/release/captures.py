@@ -31,7 +31,12 @@ def served(rollout: Rollout, since_ms: float) -> list[Capture]:
 
 def shadows(rollout: Rollout, since_ms: float) -> list[Capture]:
     """What the candidate answered to mirrored requests since then."""
-    return _since(rollout, rollout.candidate.version, [SHADOW], since_ms)
+    return answered(rollout, SHADOW, since_ms)
+
+
+def answered(rollout: Rollout, lane: str, since_ms: float) -> list[Capture]:
+    """What the candidate answered in this lane since then."""
+    return _since(rollout, rollout.candidate.version, [lane], since_ms)
 
 
 def newest_served(rollout: Rollout) -> Iterator[Capture]:

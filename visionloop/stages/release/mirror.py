@@ -102,9 +102,9 @@ def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
         since.refused.count()
         if len(found) != files and not fault:
             files, (champion, candidate, failed) = len(found), _pairs(rollout, since)
-            fault = judge(
-                hold_together(champion, candidate, failed=failed, mirrored=len(candidate) + failed), project.release
-            )
+            seen = hold_together(champion, candidate, failed=failed, mirrored=len(candidate) + failed)
+            rollout.advance(shadow=seen)
+            fault = judge(seen, project.release)
         images = sum(capture.rows for capture in found)
         if not fault and not stores.canary.ready():
             fault = vitals.why_silent(StoreError("it is down"), answered=images > 0)

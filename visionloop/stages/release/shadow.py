@@ -56,6 +56,7 @@ def _replay(rollout: Rollout, one: Loaded, vitals: Vitals, answered: "_Answered"
     """Why the candidate may not go on; no more is asked of one that is known to be unfit."""
     project, size = rollout.project, one.model.max_batch_size
     for images, before in _captured(rollout, one.model, project.release.shadow_images - answered.evidence().images):
+        rollout.mine()
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             fault = _ask(one, project.release, vitals, answered, images[part], before[part])

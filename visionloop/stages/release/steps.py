@@ -5,7 +5,7 @@ import time
 
 from visionloop.errors import StoreError
 from visionloop.project import Project
-from visionloop.records import CanaryStep, Candidate, LaneEvidence, LaneName, Release, RolloutState
+from visionloop.records import CanaryStep, Candidate, LaneEvidence, LaneName, LiveAnswers, Release, RolloutState
 from visionloop.serving.client import Client, open_client
 from visionloop.serving.golden import Golden, read_golden
 from visionloop.serving.lane_stats import LaneCount
@@ -13,6 +13,7 @@ from visionloop.serving.probes import Tally, send_probes, time_probes
 from visionloop.serving.rollout import Move, add, decide, describe, is_hopeless, most_probes, slow_limit_ms
 from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
+from visionloop.stages.release.live import Live, begin
 from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
@@ -51,7 +52,10 @@ def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
     goldens = _goldens(rollout)
     with open_client(stores.settings, project) as client:
         state = _time_stable(rollout, state, client, goldens)
+        if state.live is None and not state.steps:
+            state = rollout.advance(live=begin(rollout))
         look = _Look(rollout, client, goldens)
+        look.live = Live(rollout, state.live.since) if state.live else None
         while True:
             move = decide(state, percents, project.release)
             if move.kind == "roll_back":
@@ -72,6 +76,7 @@ class _Look:
         self._spoke = 0.0
         self._silence = ""
         self.vitals = Vitals(rollout, patience_seconds=READING_SECONDS)
+        self.live: Live | None = None
 
     def probe(self, step: CanaryStep, *, slow_ms: float | None) -> CanaryStep:
         """The step with the evidence of some more probes; failed when the canary does not answer them."""
@@ -108,6 +113,10 @@ class _Look:
         time.sleep(WATCH_SECONDS)
         self.vitals.look()
         return _with(step, before, self._routes.lane_stats(self._name), {}, None)
+
+    def answers(self) -> LiveAnswers | None:
+        """What clients were answered since the canary began."""
+        return self.live.look() if self.live else None
 
     def speak(self, text: str) -> None:
         """Log it, unless that was done just now."""
@@ -156,9 +165,10 @@ def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> 
         watched = [*steps[:-1], look.watch(steps[-1])] if steps else steps
         if not steps:
             time.sleep(WATCH_SECONDS)
-        if watched == steps and not look.vitals.fault:
+        live = look.answers()
+        if watched == steps and live == state.live and not look.vitals.fault:
             return rollout.mine()
-        return rollout.advance(steps=watched, memory=look.vitals.readings)
+        return rollout.advance(steps=watched, memory=look.vitals.readings, live=live)
     if move.kind == "step":
         log.info("canary of %s gets %d %%: %s", rollout.project.name, move.percent, move.reason)
         begun = CanaryStep(canary_percent=move.percent, lanes=[], outcome="open", reason="just begun")
@@ -166,7 +176,7 @@ def _went_on(rollout: Rollout, state: RolloutState, look: _Look, move: Move) -> 
         rollout.advance(canary_percent=move.percent, steps=steps)
     rollout.route(canary=move.percent)
     probed = look.probe(steps[-1], slow_ms=state.slow_ms)
-    return rollout.advance(steps=[*steps[:-1], probed], memory=look.vitals.readings)
+    return rollout.advance(steps=[*steps[:-1], probed], memory=look.vitals.readings, live=look.answers())
 
 
 def _time_stable(rollout: Rollout, state: RolloutState, client: Client, goldens: dict[str, Golden]) -> RolloutState:
