@@ -32,18 +32,17 @@ def make_keys(ctx: Context) -> Path:
 
 
 def put_aside_unverified(repository: Path, key: Path) -> list[Path]:
-    """Move the entries of a lane that are not signed by this installation out of it, before Triton loads all of them.
+    """Move what is not an entry that this installation signed out of a lane, before Triton loads all that lies there.
 
-    Returns where they are now.
+    Returns where it is now. What killed writes left long ago goes.
     """
-    from visionloop.packaging.signing import verify
-    from visionloop.serving.repository import Entry
+    from visionloop.serving.repository import sweep
 
     moved = []
-    for folder in sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    sweep(repository.parent)
+    for folder in sorted(repository.iterdir()):
         try:
-            files, signature = Entry(folder).read()
-            verify(files, signature, key, what=f"{folder.name} in {repository.name}")
+            _verify_entry(folder, key)
         except IntegrityError as error:
             aside = repository.with_name("refused") / f"{repository.name}-{folder.name}-{uuid.uuid4().hex[:8]}"
             aside.parent.mkdir(exist_ok=True)
@@ -51,3 +50,17 @@ def put_aside_unverified(repository: Path, key: Path) -> list[Path]:
             log.error("%s: it is not served, and lies in %s now", error, aside)
             moved.append(aside)
     return moved
+
+
+def _verify_entry(folder: Path, key: Path) -> None:
+    """Raises IntegrityError for what is no entry, or not signed."""
+    from visionloop.packaging.signing import verify
+    from visionloop.serving.repository import Entry, sweep
+
+    if not folder.is_dir() or folder.name.startswith("."):
+        raise IntegrityError(f"{folder} is no entry")
+    if not folder.is_symlink():
+        for part in (folder, *(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())):
+            sweep(part)
+    files, signature = Entry(folder).read()
+    verify(files, signature, key, what=f"{folder.name} in {folder.parent.name}")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -186,6 +187,25 @@ def test_a_model_that_was_changed_is_not_served_after_a_restart(home: Settings) 
     assert not folder.exists()
     [kept] = (home.home / "model_repository" / "refused").iterdir()
     assert (kept / "1" / "model.onnx").is_file()
+
+
+def test_an_entry_with_code_beside_the_model_is_not_served_after_a_restart(home: Settings) -> None:
+    put_model(home, "stable")
+    stack.up(home, only=LANES)
+    lane, ran = home.home / "model_repository" / "stable", home.home / "ran"
+    code = f"open({str(ran)!r}, 'a').write(__file__ + '\\n')\n"
+    shutil.copytree(lane / "double", lane / ".double")
+    (lane / ".double" / "config.pbtxt").write_text(CONFIG.replace('"double"', '".double"'))
+    for place in ("double/1/model.py", "double/model.py", ".double/1/model.py"):
+        (lane / place).write_text(code)
+    os.kill(service(home, "triton-stable").pid or 0, signal.SIGKILL)
+    until(lambda: service(home, "triton-stable").restarts == 1 and stack.status(home).is_up, "the lane is up again")
+    with pytest.raises(InferenceServerException, match="unknown model"):
+        ask(str(reload(home).stable_grpc))
+    assert list(lane.iterdir()) == []
+    assert not ran.exists()
+    kept = sorted(path.name.rpartition("-")[0] for path in (home.home / "model_repository" / "refused").iterdir())
+    assert kept == ["stable-.double", "stable-double"]
 
 
 def test_a_lane_with_a_dead_stub_is_started_again_before_anybody_asks(home: Settings) -> None:

@@ -1,6 +1,8 @@
 """A lane's folder: whatever moment a process is killed at, Triton finds one whole version there."""
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from visionloop.errors import ConfigError, IntegrityError
-from visionloop.serving.repository import CONFIG, MODEL, SIGNATURE, Entry, entry
+from visionloop.serving.repository import ABANDONED_SECONDS, CONFIG, MODEL, SIGNATURE, Entry, entry
 
 
 def config(version: int) -> str:
@@ -89,6 +91,58 @@ def test_a_kill_before_the_config_leaves_the_old_version_whole(empty: Entry, mon
     empty.prune()
     assert empty.version() == 4
     assert files(empty)[f"4/{MODEL}"] == b"four"
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        *("model.py", "libtriton_onnxruntime.so", "3/model.py", "3/libtriton_onnxruntime.so", "labels.txt", "3/x/y"),
+        *(".hidden/model.py", "warmup/black", "03/model.onnx", "0/model.onnx", "configs/other.pbtxt", ".env"),
+    ],
+)
+def test_an_entry_with_anything_else_in_it_is_none(empty: Entry, stray: str) -> None:
+    write(empty, 3)
+    before = files(empty)
+    path = empty.folder / stray
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("import os")
+    for attempt in (empty.check, empty.read, lambda: write(empty, 4)):
+        with pytest.raises(IntegrityError, match=r"the entry .*/canary/m holds .*, which no signature covers"):
+            attempt()
+    path.unlink()
+    assert files(empty) == before
+
+
+@pytest.mark.parametrize("part", [f"3/{MODEL}", f"3/{SIGNATURE}", CONFIG, "3", ""])
+def test_a_link_is_no_part_of_an_entry(empty: Entry, tmp_path: Path, part: str) -> None:
+    write(empty, 3)
+    path = empty.folder / part if part else empty.folder
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="which no signature covers"):
+        empty.read()
+
+
+def test_two_versions_and_what_is_being_written_are_no_strays(empty: Entry) -> None:
+    write(empty, 3)
+    write(empty, 4)
+    for name in (".part-a", "3/.part-b"):
+        (empty.folder / name).write_text("half")
+    empty.check()
+    assert empty.read()[1] == "s"
+
+
+def test_what_a_killed_write_left_long_ago_goes_with_the_next_one(empty: Entry) -> None:
+    write(empty, 3)
+    left = empty.folder.parent.parent / ".part-abc"
+    left.mkdir()
+    (left / MODEL).write_bytes(b"a whole model")
+    write(empty, 5)
+    assert left.exists()  # it may be another process's, at work
+    os.utime(left, (0, time.time() - ABANDONED_SECONDS - 1))
+    write(empty, 6)
+    assert not left.exists()
+    assert empty.version() == 6
 
 
 def test_a_removed_entry_is_gone_and_may_be_removed_twice(empty: Entry) -> None:

@@ -1,6 +1,7 @@
 """The installation's keys, made once by whoever asks first; and entries of a lane that they do not vouch for."""
 
 import hashlib
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +69,39 @@ def test_what_was_changed_is_put_aside_and_kept(lane: Path, tmp_path: Path, part
     assert aside.parent == tmp_path / "models" / "refused"
     assert any(aside.iterdir())
     assert put_aside_unverified(lane, tmp_path / "verify-key.pem") == []
+
+
+@pytest.mark.parametrize("stray", ["two/model.py", "two/3/libtriton_onnxruntime.so", "two/.cache/x"])
+def test_an_entry_with_a_file_that_triton_might_run_is_put_aside(lane: Path, tmp_path: Path, stray: str) -> None:
+    (lane / stray).parent.mkdir(exist_ok=True)
+    (lane / stray).write_text("import os")
+    [aside] = put_aside_unverified(lane, tmp_path / "verify-key.pem")
+    assert names(lane) == ["one"]
+    assert (aside / Path(stray).relative_to("two")).read_text() == "import os"
+
+
+def test_hidden_folders_files_and_links_beside_the_entries_are_put_aside(lane: Path, tmp_path: Path) -> None:
+    (lane / "two").rename(lane / ".two")  # Triton loads it by this name
+    (lane / "notes.txt").write_text("mine")
+    (lane / "one").rename(tmp_path / "elsewhere")
+    (lane / "one").symlink_to(tmp_path / "elsewhere")
+    assert len(put_aside_unverified(lane, tmp_path / "verify-key.pem")) == 3
+    assert names(lane) == []
+    assert (tmp_path / "elsewhere" / CONFIG).exists()
+
+
+def test_what_killed_writes_left_goes_and_takes_no_entry_along(lane: Path, tmp_path: Path) -> None:
+    left = [lane / "one" / ".part-a", lane / "one" / "3" / ".part-b", lane.parent / ".part-c" / MODEL]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+        os.utime(path, (0, 0))
+    os.utime(lane.parent / ".part-c", (0, 0))
+    fresh = lane / "two" / ".part-d"
+    fresh.write_text("at work")
+    assert put_aside_unverified(lane, tmp_path / "verify-key.pem") == []
+    assert [path for path in left if path.exists()] == []
+    assert fresh.exists()
 
 
 def test_another_installations_models_are_put_aside(lane: Path, tmp_path: Path) -> None:

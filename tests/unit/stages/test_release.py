@@ -16,6 +16,7 @@ from visionloop import layout
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
 from visionloop.records import Approval, Candidate, Release, RetrainState, RolloutState
 from visionloop.serving.memory import MIB
+from visionloop.serving.repository import Entry
 from visionloop.stages import release
 from visionloop.stages.release import Inputs, RollbackInputs
 from visionloop.stages.release.rollout import open_rollout
@@ -242,6 +243,30 @@ def test_what_this_installation_has_not_signed_is_not_loaded(world: World, signe
     assert world.canary.served("p") is None
     assert world.canary.entry("p").config() is None
     assert world.stable.served("p") == 1
+
+
+@pytest.mark.parametrize("when", ["before it is written", "before it is loaded"])
+def test_a_lane_in_whose_entry_something_else_lies_loads_nothing(world: World, when: str) -> None:
+    world.release(1)
+    inputs, at = world.inputs(world.candidate(2)), world.canary.entry("p")
+    stray, real = at.folder / "libtriton_onnxruntime.so", Entry.write
+
+    def write(self: Entry, **what: Any) -> None:
+        real(self, **what)
+        stray.write_bytes(b"evil")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if when == "before it is loaded":
+            patch.setattr(Entry, "write", write)
+        else:
+            at.folder.mkdir(parents=True)
+            stray.write_bytes(b"evil")
+        with pytest.raises(IntegrityError, match=r"canary/p holds libtriton_onnxruntime\.so, which no sig"):
+            release.preflight(world.project, inputs, world.stores)
+    assert world.canary.served("p") is None
+    assert world.releases()[-1].version == 1
+    stray.unlink()
+    assert world.go(inputs).outcome == "promoted"
 
 
 def test_the_newer_version_is_not_replaced_by_an_older_one(world: World) -> None:

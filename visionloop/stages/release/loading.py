@@ -56,8 +56,8 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
 def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> None:
     """Write the entry, load it, and hold its answers against the offline ones.
 
-    Raises ModelRefused when Triton does not load it or answers otherwise, IntegrityError for a file that is not the
-    candidate's; the entry on disk is then still the new one.
+    Raises ModelRefused when Triton does not load it or answers otherwise, the entry on disk is then still the new one;
+    IntegrityError for a file that is not the candidate's, or that nobody vouches for and lies in the lane's entry.
     """
     files = read_packaged(candidate, stores, GOLDEN)
     config = files[CONFIG].decode()
@@ -69,6 +69,7 @@ def load(lane: Lane, project: Project, candidate: Candidate, stores: Stores) -> 
         sha256=candidate.model_sha256,
         signature=candidate.signature,
     )
+    entry.check()
     lane.load(project.name)
     served = lane.served(project.name)
     if served != candidate.version:
