@@ -23,11 +23,11 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
-def running_stack(only: Collection[str] | None = None) -> Iterator[Settings]:
-    """A stack of its own; the folder's path is short, since sockets have names of at most 107 bytes."""
+def running_stack(only: Collection[str] | None = None, **chosen: int) -> Iterator[Settings]:
+    """A stack of its own, with these settings; the folder's path is short: sockets have names of at most 107 bytes."""
     home = Path(tempfile.mkdtemp(prefix="vl-"))
     shutil.copytree(REPO / "projects", home / "projects")
-    settings = Settings(home=home / "h", projects=home / "projects")
+    settings = Settings(home=home / "h", projects=home / "projects", **chosen)
     with contextlib.chdir(REPO):
         try:
             stack.up(settings, only=only)

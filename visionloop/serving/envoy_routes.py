@@ -25,13 +25,11 @@ LANE_HEADER = "x-lane"
 MODEL_HEADER = "x-model"
 LATENCY_HEADER = "x-latency-us"
 METADATA = "visionloop"
-PER_TRY_SECONDS = 2.0
-"""How long a lane may take before the other is asked instead."""
 AWAY = "connect-failure,refused-stream,reset,gateway-error,unavailable"
 """What a request gets from a lane that was killed, or whose model's process was."""
 FAILED = f"{AWAY},5xx,internal"
 """... and what it gets from a model that fails: once more is of use only where another lane may answer."""
-TRIES_AT_OTHERS = 3
+TRIES_AT_OTHERS = 1
 TRIES_AT_THE_SAME = 100
 """With the pauses before them they take about 24 s, if the request's time-out is not over by then."""
 PAUSES = {"base_interval": "0.025s", "max_interval": "0.5s"}
@@ -72,6 +70,11 @@ class ModelRoute:
             raise ConfigError(
                 f"weights of {self.model}: expected stable + canary = 100, found {self.stable} + {self.canary}"
             )
+
+    @property
+    def other_lane_after_ms(self) -> float:
+        """So long a lane may take before the other is asked as well, while there is a canary."""
+        return self.timeout_ms / 4
 
 
 def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
@@ -174,6 +177,7 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
             "weighted_clusters": _weights(protocol, entry),
             "hash_policy": [{"header": {"header_name": SESSION_HEADER}}],
             "retry_policy": _retry(entry),
+            **({"hedge_policy": {"hedge_on_per_try_timeout": True}} if entry.canary else {}),
         },
     }
     return route if captured else {**route, **_uncaptured_route()}
@@ -196,7 +200,8 @@ def _retry(entry: ModelRoute) -> Json:
     """Once more, at the other lane, while there is a canary; else as soon as the killed lane is back.
 
     An inference changes nothing, so that it may be repeated. What a model fails again and again is not: without a
-    canary nobody else would answer it.
+    canary nobody else would answer it. With one, a lane that takes long is left to go on while the other is asked as
+    well (`hedge_policy`), and the first good answer counts: no lane has a request twice.
     """
     policy: Json = {
         "retry_on": FAILED if entry.canary else AWAY,
@@ -212,7 +217,7 @@ def _retry(entry: ModelRoute) -> Json:
         },
     }
     if entry.canary:
-        policy["per_try_timeout"] = f"{min(PER_TRY_SECONDS, entry.timeout_ms / 2000)}s"
+        policy["per_try_timeout"] = f"{entry.other_lane_after_ms / 1000}s"
     return policy
 
 

@@ -9,6 +9,7 @@ from visionloop.settings import PREFIX, Settings, env_file, to_environ
 from visionloop.stack.files import write_private
 from visionloop.stack.ports import LOOPBACK, Claims, choose, remembered
 from visionloop.stack.service import Service
+from visionloop.stack.services import ALL
 
 LOCAL_HOSTS = (LOOPBACK, "localhost")
 
@@ -64,17 +65,15 @@ def choose_ports(
 def addressed(
     base: Settings, services: Collection[Service], given: Mapping[str, str], ports: Mapping[str, int]
 ) -> Settings:
-    """Settings with home, projects and keys of `base`, the addresses of `services`, and what the user gave."""
+    """`base` with the addresses of `services`, and those that the user gave; a server left out has none.
+
+    What `base` has for an address may be an earlier start's, so nothing of it counts here.
+    """
     values: dict[str, str] = {}
     for service in services:
         chosen = {name: ports[f"{service.name}.{name}"] for name in service.ports}
         values |= {field: template.format(home=base.home, **chosen) for field, template in service.addresses.items()}
-    own = {
-        "home": base.home,
-        "projects": base.projects,
-        "endpoint_keys": base.endpoint_keys,
-        "traces_url": base.traces_url,
-    }
+    own = base.model_dump(exclude={field for service in ALL for field in service.addresses})
     return Settings.model_validate({**values, **given, **own})
 
 

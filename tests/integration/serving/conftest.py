@@ -27,6 +27,8 @@ suite:
   scenarios: [{{ name: all, at_least: 0.5 }}]
 release: {{ approval: automatic, shadow_images: 0, canary_percent: [20, 60], step_requests: 60, max_latency_ratio: 20 }}
 """
+HEAP_MIB = 1536
+"""Of the shared stack's endpoint: not the default."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Shared:
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     """The embedded stack's serving half, on S3, shared by the tests that kill nothing."""
-    with running_stack(["s3", "triton", "envoy"]) as settings:
+    with running_stack(["s3", "triton", "envoy"], endpoint_heap_mib=HEAP_MIB) as settings:
         yield Shared(settings, tmp_path_factory.mktemp("models"))
 
 

@@ -18,7 +18,7 @@ from visionloop.serving.envoy_routes import render_routes
 from visionloop.stores.routes import Weights, open_routes
 
 from . import tiny
-from .conftest import make_project, put
+from .conftest import HEAP_MIB, make_project, put
 from .test_capture import until
 
 
@@ -184,6 +184,14 @@ def inferences(running, model, lane):
     """That the lane was asked for, so far by nobody but Envoy."""
     with triton_grpc.InferenceServerClient(getattr(running.settings, f"{lane}_grpc")) as client:
         return sum(one.inference_stats.success.count for one in client.get_inference_statistics(model).model_stats)
+
+
+def test_a_limit_that_the_stack_was_started_with_is_the_endpoints(running):
+    with urllib.request.urlopen(f"{running.settings.envoy_admin_url}/config_dump") as answer:
+        configs = json.loads(answer.read())["configs"]
+    heap = configs[0]["bootstrap"]["overload_manager"]["resource_monitors"][0]["typed_config"]
+    assert int(heap["max_heap_size_bytes"]) == HEAP_MIB << 20
+    assert running.settings.endpoint_heap_mib == HEAP_MIB  # and who comes later reads the same
 
 
 def test_what_nobody_serves_is_said(running, split):

@@ -81,6 +81,29 @@ def test_what_the_user_gave_wins_and_the_rest_is_filled_in(tmp_path: Path) -> No
     assert found.ray_url is None  # a service that is not in the stack leaves no stale address
 
 
+def test_a_setting_that_is_no_address_is_kept_whatever_it_is(tmp_path: Path) -> None:
+    """Each field is the address of some server, or the user's own: one that is neither would be lost."""
+    chosen = {
+        "endpoint_key": tmp_path / "key",
+        "endpoint_keys": tmp_path / "keys",
+        "traces_url": "http://127.0.0.1:4318/v1/traces",
+        "endpoint_headers_seconds": 1.5,
+        "endpoint_request_seconds": 2.5,
+        "endpoint_idle_seconds": 3.5,
+        "endpoint_max_connections": 4,
+        "endpoint_heap_mib": 512,
+        "endpoint_client_requests_per_second": 6,
+    }
+    base = settings(tmp_path, projects=tmp_path / "p", **chosen)
+    found = addressed(base, [MLFLOW], {}, {"mlflow.http": 5000})
+    assert {name: getattr(found, name) for name in chosen} == chosen
+    assert (found.home, found.projects) == (tmp_path, tmp_path / "p")
+    addresses = {field for service in ALL for field in service.addresses}
+    assert {"home", "projects", *chosen} == set(Settings.model_fields) - addresses
+    publish(found)
+    assert load_settings({"VISIONLOOP_HOME": str(tmp_path)}) == found
+
+
 def free_ports(count: int) -> list[int]:
     held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(server.getsockname()[1]) for server in held]

@@ -1,6 +1,7 @@
-"""The shipped backend with two faults that no graph can have, for tests only: a process that dies, one that leaks.
+"""The shipped backend with faults that no graph can have, for tests only: a process that dies, leaks, or is slow.
 
-What a model does is written into its ONNX metadata (`tiny.py`): `dies_after` so many requests, `leaks_bytes` with each.
+What a model does is written into its ONNX metadata (`tiny.py`): `dies_after` so many requests, `leaks_bytes` with each;
+`sleeps_ms` before it answers several images, and `fails` then. One image, as the endpoint's checks have, is answered.
 The shipped backend's own file lies beside this one as `shipped/model.py`.
 """
 
@@ -27,6 +28,7 @@ class TritonPythonModel(shipped.TritonPythonModel):  # type: ignore[misc, name-d
         faults = self.session.get_modelmeta().custom_metadata_map
         self.dies_after = int(faults.get("dies_after", 0))
         self.leaks_bytes = int(faults.get("leaks_bytes", 0))
+        self.sleeps_ms, self.fails = int(faults.get("sleeps_ms", 0)), int(faults.get("fails", 0))
         self.asked = 0
         self.kept: list[bytes] = []
 
@@ -38,4 +40,13 @@ class TritonPythonModel(shipped.TritonPythonModel):  # type: ignore[misc, name-d
         if self.dies_after and self.asked > self.dies_after:
             print(f"\nfault at {time.time():.3f}: the process dies", flush=True)
             os._exit(1)
+        if (self.sleeps_ms or self.fails) and any(_images(request) > 1 for request in requests):
+            time.sleep(self.sleeps_ms / 1000)
+            if self.fails:
+                raise RuntimeError("a fault after all that time")
         return super().execute(requests)  # type: ignore[no-any-return]
+
+
+def _images(request: Any) -> int:
+    [tensor] = request.inputs()
+    return int(tensor.shape()[0])

@@ -1,0 +1,128 @@
+"""A slow model, and a frozen lane, while there is a canary: both lanes are asked, and the first good answer counts."""
+
+import json
+import shutil
+import signal
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton_grpc
+
+from visionloop.project import Project
+from visionloop.serving.client import Client
+from visionloop.stores.routes import open_routes
+
+from . import servers, tiny
+from .conftest import make_project, put
+from .test_bad_models import BACKEND
+
+TIMEOUT_MS = 4_000
+QUARTER_SECONDS = 1.0
+"""After it, the other lane is asked as well."""
+SLOW = {"sleeps_ms": 1_500}
+BATCH = tiny.images(3)
+
+
+@pytest.fixture(scope="module")
+def lanes() -> Iterator[servers.Servers]:
+    """Servers whose backend takes its time where the model says so."""
+    folder = Path(tempfile.mkdtemp(prefix="vlt-"))
+    with servers.running(folder, backend=BACKEND) as found:
+        yield found
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve(found: servers.Servers, name: str, *, percent: int = 100, **models: dict[str, int]) -> Project:
+    """These models in the lanes; so much of the requests goes to the canary."""
+    project = make_project(found, name)
+    project = project.model_copy(update={"serving": project.serving.model_copy(update={"timeout_ms": TIMEOUT_MS})})
+    for version, (lane, model) in enumerate(models.items(), 1):
+        put(found, project, lane, version, **model)
+    routes = open_routes(found.settings)
+    routes.set(project, stable=100 - percent, canary=percent)
+    assert routes.wait_healthy(name, "canary")
+    return project
+
+
+def over_http(found: servers.Servers, name: str) -> tuple[int, str, float]:
+    """Status, the lane that answered, seconds."""
+    data = BATCH.ravel().tolist()
+    body = {"inputs": [{"name": "image", "datatype": "UINT8", "shape": list(BATCH.shape), "data": data}]}
+    request = urllib.request.Request(f"{found.settings.endpoint_url}/v2/models/{name}/infer", json.dumps(body).encode())
+    began = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert len(json.loads(answer.read())["outputs"][0]["data"]) == 9
+            return answer.status, answer.headers["x-lane"], time.monotonic() - began
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["x-lane"], time.monotonic() - began
+
+
+def over_grpc(found: servers.Servers, project: Project) -> tuple[int, str, float]:
+    """The same; an error is raised."""
+    with Client(found.settings.need("endpoint_url"), project, most_tries=1) as client:
+        answer = client.predict(BATCH)[0]
+    return 200, answer.lane, answer.latency_ms / 1000
+
+
+def ask(found: servers.Servers, project: Project, times: int) -> list[tuple[int, str, float]]:
+    """One after the other, over both protocols."""
+    return [one for _ in range(times) for one in (over_http(found, project.name), over_grpc(found, project))]
+
+
+def inferences(found: servers.Servers, name: str, lane: str) -> int:
+    """Images that the lane's model was given in requests of several."""
+    with triton_grpc.InferenceServerClient(getattr(found.settings, f"{lane}_grpc")) as client:
+        [model] = client.get_inference_statistics(name).model_stats
+        return sum(one.compute_infer.count for one in model.batch_stats if one.batch_size == len(BATCH))
+
+
+def envoy_started(found: servers.Servers) -> int:
+    """Seconds that Envoy runs."""
+    with urllib.request.urlopen(f"{found.settings.envoy_admin_url}/server_info") as answer:
+        return int(json.loads(answer.read())["uptime_all_epochs"].removesuffix("s"))
+
+
+def test_a_model_that_takes_longer_than_a_try_is_answered_and_each_lane_is_asked_once(lanes):
+    project = serve(lanes, "slow", percent=50, stable=SLOW, canary=SLOW)
+    found = ask(lanes, project, 4)
+    assert {status for status, _, _ in found} == {200}
+    assert min(seconds for _, _, seconds in found) >= 1.5
+    assert inferences(lanes, "slow", "stable") <= len(found)
+    assert inferences(lanes, "slow", "canary") <= len(found)
+
+
+def test_the_first_release_of_a_slow_model_has_no_other_lane_to_ask(lanes):
+    """The stable lane does not know the model: that is no answer."""
+    project = serve(lanes, "first", canary=SLOW)
+    assert {(status, lane) for status, lane, _ in ask(lanes, project, 2)} == {(200, "canary")}
+
+
+def test_a_fault_that_comes_late_is_dropped_and_envoy_lives(lanes):
+    """Envoy 1.40 crashes of the simplest way to do that (`envoy_guard.ON_TRY`)."""
+    before = envoy_started(lanes)
+    project = serve(lanes, "late", stable=SLOW, canary={"sleeps_ms": 1_200, "fails": 1})
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: over_http(lanes, "late"), range(6)))
+    found += [over_grpc(lanes, project)]
+    assert Counter((status, lane) for status, lane, _ in found) == {(200, "stable"): 7}
+    assert envoy_started(lanes) >= before
+
+
+def test_a_canary_that_is_frozen_is_stood_in_for_after_a_quarter_of_the_time(lanes):
+    """The last test: what is cancelled on a frozen Triton 2.51 may end it when it goes on."""
+    project = serve(lanes, "frozen", stable={}, canary={})
+    assert {lane for _, lane, _ in ask(lanes, project, 3)} == {"canary"}
+    lanes.kill("canary", signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: over_http(lanes, "frozen"), range(8)))
+    found += ask(lanes, project, 2)
+    assert {(status, lane) for status, lane, _ in found} == {(200, "stable")}
+    assert max(seconds for _, _, seconds in found) < QUARTER_SECONDS + 1
