@@ -8,7 +8,7 @@ from typing import Any
 
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy_capture import capture_filter
-from visionloop.serving.envoy_guard import LARGEST_ANSWER_HEAD_KIB, answer_guard, shared_guard
+from visionloop.serving.envoy_guard import LARGEST_ANSWER_HEAD_KIB, answer_guard
 from visionloop.serving.envoy_routes import ModelRoute
 
 Json = dict[str, Any]
@@ -21,8 +21,6 @@ LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests":
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
 CAPTURE_LIMITS = {**LIMITS, "max_requests": 8192}
 """Each captured request keeps its stream for `envoy_capture.PAUSE_SECONDS`: so many a second are captured."""
-NOBODY = "nobody"
-"""A cluster that refuses every connection, for a try that no lane is left for: Envoy would ask the same one again."""
 MIRRORED_AT_ONCE = 64
 """Further requests are not mirrored: what clients send must not queue up in the canary lane."""
 
@@ -30,7 +28,6 @@ MIRRORED_AT_ONCE = 64
 def render_clusters(models: dict[str, ModelRoute], addresses: Addresses, *, version: str) -> Json:
     """The cluster file (CDS): the lanes themselves, capture, and each model's own clusters."""
     clusters = [_lane_cluster(f"{lane}/{p}", lane, p, addresses) for lane in LANES for p in PROTOCOLS]
-    clusters.append(_nobody())
     if addresses.capture_grpc:
         capture = _cluster("capture", addresses.capture_grpc, http2=True)
         clusters.append({**capture, "circuit_breakers": {"thresholds": [CAPTURE_LIMITS]}})
@@ -53,14 +50,11 @@ def _clusters_of(entry: ModelRoute, protocol: str, addresses: Addresses) -> list
     model, outliers = entry.model, {"consecutive_5xx": 2, "interval": "1s", "base_ejection_time": "5s"}
     canary = _watched(entry, "canary", f"{model}/canary/{protocol}", protocol, addresses)
     stable, ready = f"{model}/stable/{protocol}", f"{model}/ready/stable/{protocol}"
-    # Requests that came while there was a canary still go this way once it is taken away.
-    both = [stable, canary["name"]] if entry.canary else []
-    first, then = ([*both, NOBODY], [*reversed(both), NOBODY]) if both else ([stable], [stable])
     return [
         {**_lane_cluster(stable, "stable", protocol, addresses), "circuit_breakers": _breakers(entry)},
         {**canary, "outlier_detection": {**outliers, "max_ejection_percent": 100}},
-        _in_turn(entry, f"{model}/stable-first/{protocol}", first),
-        _in_turn(entry, f"{model}/canary-first/{protocol}", then),
+        _in_turn(entry, f"{model}/stable-first/{protocol}", [stable, canary["name"]]),
+        _in_turn(entry, f"{model}/canary-first/{protocol}", [canary["name"], stable]),
         _shadow(entry, protocol, addresses),
         _watched(entry, "stable", ready, protocol, addresses),
         _in_turn(entry, f"{model}/ready/any/{protocol}", [canary["name"], ready]),
@@ -102,8 +96,7 @@ def _lane_cluster(name: str, lane: str, protocol: str, addresses: Addresses) -> 
 
 
 def _in_turn(entry: ModelRoute, name: str, clusters: list[str]) -> Json:
-    """The first of the clusters, and the second when the first is ill, slow, or has just failed this request."""
-    guard = shared_guard(entry.model, alone_ms=entry.other_lane_after_ms / 2)
+    """The first of the clusters, and the second when the first is ill or has just failed this request."""
     return {
         "@type": _kind("config.cluster.v3.Cluster"),
         "name": name,
@@ -111,23 +104,11 @@ def _in_turn(entry: ModelRoute, name: str, clusters: list[str]) -> Json:
         "lb_policy": "CLUSTER_PROVIDED",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": _breakers(entry),
-        "typed_extension_protocol_options": _protocol({}, guard),
+        "typed_extension_protocol_options": _protocol({}, guarded=True),
         "cluster_type": {
             "name": "envoy.clusters.aggregate",
             "typed_config": {"@type": _kind("extensions.clusters.aggregate.v3.ClusterConfig"), "clusters": clusters},
         },
-    }
-
-
-def _nobody() -> Json:
-    """Its address is a file that cannot be."""
-    endpoint = {"endpoint": {"address": {"pipe": {"path": f"/dev/null/{NOBODY}"}}}}
-    return {
-        "@type": _kind("config.cluster.v3.Cluster"),
-        "name": NOBODY,
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": NOBODY, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 
@@ -145,18 +126,18 @@ def _cluster(name: str, address: str, *, http2: bool, lane: str | None = None) -
         "connect_timeout": "1s",
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "circuit_breakers": {"thresholds": [LIMITS]},
-        "typed_extension_protocol_options": _protocol(protocol, answer_guard() if lane else None),
+        "typed_extension_protocol_options": _protocol(protocol, guarded=lane is not None),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 
-def _protocol(protocol: Json, guard: list[Json] | None) -> Json:
+def _protocol(protocol: Json, *, guarded: bool) -> Json:
     """How a cluster is spoken to. Envoy takes the filters of the cluster that the route names, aggregate or not."""
     lane = {"common_http_protocol_options": {"max_response_headers_kb": LARGEST_ANSWER_HEAD_KIB}}
     options = {
         "@type": _kind("extensions.upstreams.http.v3.HttpProtocolOptions"),
         "explicit_http_config": protocol or {"http_protocol_options": {}},
-        **({**lane, "http_filters": guard} if guard else {}),
+        **({**lane, "http_filters": answer_guard()} if guarded else {}),
     }
     return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
 

@@ -27,10 +27,6 @@ CLIENT_MISTAKES = (
 """How Triton's HTTP errors begin that are the request's fault, yet come with 500; a backend's begin otherwise."""
 AWAY = ("Stub process '", "has no available versions")
 """... and what they say where the model's process died (500), or is being replaced (404): a matter of seconds."""
-UNKNOWN = "Request for unknown model: '{model}' is not found"
-"""... and where the lane has never had the model: another lane may."""
-ONE_WRITE_BYTES = 8 << 10
-"""So long an error is all there as soon as its head is."""
 NOT_READ = "Unable to parse request"
 """What Triton's gRPC server says of bytes that are no message, with INTERNAL."""
 
@@ -174,7 +170,7 @@ end
 ON_ANSWER = (
     f"""
 local MISTAKES = {{{", ".join(f"[[{text}]]" for text in CLIENT_MISTAKES)}}}
-local AWAY = {{{", ".join(f"[[{text}]]" for text in AWAY)}, UNKNOWN}}
+local AWAY = {{{", ".join(f"[[{text}]]" for text in AWAY)}}}
 local NOT_READ, LONGEST = "{NOT_READ}", {LONGEST_MESSAGE}
 """
     + r"""
@@ -217,34 +213,12 @@ function envoy_on_response(answer)
   local headers = answer:headers()
   local grpc, status = headers:get("grpc-status"), headers:get(":status")
   if grpc then read_grpc(headers, grpc)
-  elseif status == "500" or status == "404" then
-    if not is_alone or is_alone(answer) then read_http(answer)
-    elseif status == "404" then headers:replace(":status", "503") end
-  end
+  elseif status == "500" or status == "404" then read_http(answer) end
 end
 """
 )
 """Runs between a lane and Envoy's router, so that no retry, count or ejection follows from a client's mistake, and a
 request that hit a dying process is tried again."""
-
-ON_TRY = r"""
--- Further tries of a request see what the first one wrote.
-function envoy_on_request(request)
-  local tries = request:streamInfo():dynamicMetadata()
-  if tries:get("tries") then tries:set("tries", "several", true)
-  else tries:set("tries", "began", request:timestamp()) end
-end
-
-local function is_alone(answer)
-  local tries = answer:streamInfo():dynamicMetadata():get("tries")
-  local size = tonumber(answer:headers():get("content-length") or "")
-  return tries and not tries.several and answer:timestamp() - tries.began < ALONE_MS and size and size <= ONE_WRITE
-end
-"""
-"""Stands before `ON_ANSWER` where two lanes are asked at once. Envoy 1.40 crashes where an answer's head is held back
-until its body is there, and the answer then dropped because another try is under way (for tries one after the other
-that is mended: envoyproxy/envoy#41879). So a body is read only where it comes at once with its head, long before there
-can be another try; a lane that answers 404 otherwise has not got the model, which the other may have."""
 
 
 def request_guard() -> Json:
@@ -254,18 +228,8 @@ def request_guard() -> Json:
 
 def answer_guard() -> list[Json]:
     """A cluster's filters: the client's mistakes among a lane's faults are called what they are."""
-    return _upstream(ON_ANSWER)
-
-
-def shared_guard(model: str, *, alone_ms: float) -> list[Json]:
-    """The same where both lanes answer for a model, the second at once with the first, though not before `alone_ms`."""
-    given = f"[[{UNKNOWN.format(model=model)}]], {alone_ms}, {ONE_WRITE_BYTES}"
-    return _upstream(f"local UNKNOWN, ALONE_MS, ONE_WRITE = {given}\n{ON_TRY}{ON_ANSWER}")
-
-
-def _upstream(script: str) -> list[Json]:
     codec = {"@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}
-    return [_lua(script), {"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
+    return [_lua(ON_ANSWER), {"name": "envoy.filters.http.upstream_codec", "typed_config": codec}]
 
 
 def _lua(script: str) -> Json:

@@ -25,11 +25,14 @@ LANE_HEADER = "x-lane"
 MODEL_HEADER = "x-model"
 LATENCY_HEADER = "x-latency-us"
 METADATA = "visionloop"
+LANES_SHARE = 3
+"""While there is a canary a lane has this part of the time-out, and then the other is asked instead."""
 AWAY = "connect-failure,refused-stream,reset,gateway-error,unavailable"
 """What a request gets from a lane that was killed, or whose model's process was."""
 FAILED = f"{AWAY},5xx,internal"
 """... and what it gets from a model that fails: once more is of use only where another lane may answer."""
-TRIES_AT_OTHERS = 1
+TRIES_IN_TURNS = 3
+"""One would do, if the other lane were never just being loaded."""
 TRIES_AT_THE_SAME = 100
 """With the pauses before them they take about 24 s, if the request's time-out is not over by then."""
 PAUSES = {"base_interval": "0.025s", "max_interval": "0.5s"}
@@ -70,11 +73,6 @@ class ModelRoute:
             raise ConfigError(
                 f"weights of {self.model}: expected stable + canary = 100, found {self.stable} + {self.canary}"
             )
-
-    @property
-    def other_lane_after_ms(self) -> float:
-        """So long a lane may take before the other is asked as well, while there is a canary."""
-        return self.timeout_ms / 4
 
 
 def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
@@ -177,7 +175,6 @@ def _route(match: Json, protocol: str, entry: ModelRoute, *, captured: bool = Fa
             "weighted_clusters": _weights(protocol, entry),
             "hash_policy": [{"header": {"header_name": SESSION_HEADER}}],
             "retry_policy": _retry(entry),
-            **({"hedge_policy": {"hedge_on_per_try_timeout": True}} if entry.canary else {}),
         },
     }
     return route if captured else {**route, **_uncaptured_route()}
@@ -197,15 +194,14 @@ def _weights(protocol: str, entry: ModelRoute) -> Json:
 
 
 def _retry(entry: ModelRoute) -> Json:
-    """Once more, at the other lane, while there is a canary; else as soon as the killed lane is back.
+    """At the lanes in turns while there is a canary; else as soon as the killed lane is back.
 
-    An inference changes nothing, so that it may be repeated. What a model fails again and again is not: without a
-    canary nobody else would answer it. With one, a lane that takes long is left to go on while the other is asked as
-    well (`hedge_policy`), and the first good answer counts: no lane has a request twice.
+    An inference changes nothing, so that it may be repeated. What a model fails by itself is asked of the other lane
+    too, twice of each at most; without a canary it is not asked again, since nobody else would answer it.
     """
     policy: Json = {
         "retry_on": FAILED if entry.canary else AWAY,
-        "num_retries": TRIES_AT_OTHERS if entry.canary else TRIES_AT_THE_SAME,
+        "num_retries": TRIES_IN_TURNS if entry.canary else TRIES_AT_THE_SAME,
         "retry_back_off": PAUSES,
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",
@@ -217,7 +213,7 @@ def _retry(entry: ModelRoute) -> Json:
         },
     }
     if entry.canary:
-        policy["per_try_timeout"] = f"{entry.other_lane_after_ms / 1000}s"
+        policy["per_try_timeout"] = f"{entry.timeout_ms / LANES_SHARE / 1000:.3f}s"
     return policy
 
 

@@ -1,4 +1,4 @@
-"""A slow model, and a frozen lane, while there is a canary: both lanes are asked, and the first good answer counts."""
+"""A slow model, a failing one and a frozen lane while there is a canary: who answers, and how often each is asked."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,10 +22,10 @@ from . import servers, tiny
 from .conftest import make_project, put
 from .test_bad_models import BACKEND
 
-TIMEOUT_MS = 4_000
-QUARTER_SECONDS = 1.0
-"""After it, the other lane is asked as well."""
-SLOW = {"sleeps_ms": 1_500}
+TIMEOUT_MS = 6_000
+THIRD_SECONDS = 2.0
+"""After it, the other lane is asked."""
+SLOW = {"sleeps_ms": 1_200}
 BATCH = tiny.images(3)
 
 
@@ -84,39 +83,22 @@ def inferences(found: servers.Servers, name: str, lane: str) -> int:
         return sum(one.compute_infer.count for one in model.batch_stats if one.batch_size == len(BATCH))
 
 
-def envoy_started(found: servers.Servers) -> int:
-    """Seconds that Envoy runs."""
-    with urllib.request.urlopen(f"{found.settings.envoy_admin_url}/server_info") as answer:
-        return int(json.loads(answer.read())["uptime_all_epochs"].removesuffix("s"))
-
-
-def test_a_model_that_takes_longer_than_a_try_is_answered_and_each_lane_is_asked_once(lanes):
+def test_a_slow_model_is_answered_and_asked_once(lanes):
     project = serve(lanes, "slow", percent=50, stable=SLOW, canary=SLOW)
     found = ask(lanes, project, 4)
     assert {status for status, _, _ in found} == {200}
-    assert min(seconds for _, _, seconds in found) >= 1.5
-    assert inferences(lanes, "slow", "stable") <= len(found)
-    assert inferences(lanes, "slow", "canary") <= len(found)
+    assert min(seconds for _, _, seconds in found) >= SLOW["sleeps_ms"] / 1000
+    assert sum(inferences(lanes, "slow", lane) for lane in ("stable", "canary")) == len(found)
 
 
-def test_the_first_release_of_a_slow_model_has_no_other_lane_to_ask(lanes):
-    """The stable lane does not know the model: that is no answer."""
-    project = serve(lanes, "first", canary=SLOW)
-    assert {(status, lane) for status, lane, _ in ask(lanes, project, 2)} == {(200, "canary")}
+def test_what_a_lane_fails_is_asked_of_the_other(lanes):
+    project = serve(lanes, "failing", stable={}, canary={"sleeps_ms": 500, "fails": 1})
+    found = ask(lanes, project, 3)
+    assert {(status, lane) for status, lane, _ in found} == {(200, "stable")}
+    assert inferences(lanes, "failing", "stable") == len(found)
 
 
-def test_a_fault_that_comes_late_is_dropped_and_envoy_lives(lanes):
-    """Envoy 1.40 crashes of the simplest way to do that (`envoy_guard.ON_TRY`)."""
-    before = envoy_started(lanes)
-    project = serve(lanes, "late", stable=SLOW, canary={"sleeps_ms": 1_200, "fails": 1})
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: over_http(lanes, "late"), range(6)))
-    found += [over_grpc(lanes, project)]
-    assert Counter((status, lane) for status, lane, _ in found) == {(200, "stable"): 7}
-    assert envoy_started(lanes) >= before
-
-
-def test_a_canary_that_is_frozen_is_stood_in_for_after_a_quarter_of_the_time(lanes):
+def test_a_canary_that_is_frozen_is_stood_in_for_after_a_third_of_the_time(lanes):
     """The last test: what is cancelled on a frozen Triton 2.51 may end it when it goes on."""
     project = serve(lanes, "frozen", stable={}, canary={})
     assert {lane for _, lane, _ in ask(lanes, project, 3)} == {"canary"}
@@ -125,4 +107,4 @@ def test_a_canary_that_is_frozen_is_stood_in_for_after_a_quarter_of_the_time(lan
         found = list(pool.map(lambda _: over_http(lanes, "frozen"), range(8)))
     found += ask(lanes, project, 2)
     assert {(status, lane) for status, lane, _ in found} == {(200, "stable")}
-    assert max(seconds for _, _, seconds in found) < QUARTER_SECONDS + 1
+    assert max(seconds for _, _, seconds in found) < THIRD_SECONDS + 1

@@ -133,11 +133,11 @@ def test_a_candidate_that_no_client_would_wait_for_is_refused(world: World) -> N
     assert (done.outcome, done.reason) == (
         "rejected",
         "version 2 in the canary lane takes more than 60.0 s for 2 images, which clients may send in one request: "
-        "the endpoint waits for 60.0 s (serving.timeout_ms)",
+        "while there is a canary a lane has 20.0 s, a third of serving.timeout_ms",
     )
 
 
-@pytest.mark.parametrize(("timeout_ms", "outcome"), [(100, "rejected"), (400, "promoted")])
+@pytest.mark.parametrize(("timeout_ms", "outcome"), [(300, "rejected"), (1_200, "promoted")])
 def test_the_fastest_of_its_largest_requests_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_ms: int, outcome: str
 ) -> None:
@@ -156,7 +156,7 @@ def test_the_fastest_of_its_largest_requests_counts(
     if outcome == "rejected":
         assert re.fullmatch(
             r"version 1 in the canary lane takes more than 0.1 s for 64 images, which clients may send in one request: "
-            r"the endpoint waits for 0.1 s \(serving.timeout_ms\)",
+            r"while there is a canary a lane has 0.1 s, a third of serving.timeout_ms",
             done.reason,
         )
 

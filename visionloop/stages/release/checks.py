@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from visionloop.errors import StoreError
 from visionloop.project import Release as Policy
+from visionloop.serving.envoy_routes import LANES_SHARE
 from visionloop.serving.golden import Golden, extremes, unsound
 from visionloop.serving.memory import needed_mib
 from visionloop.serving.rollout import too_slow
@@ -137,6 +138,6 @@ def check_endurance(one: Loaded, golden: Golden, vitals: Vitals) -> None:
             raise ModelRefused(f"after {number} batches of {len(images)}: {reason}")
         if late:
             break
-    if fastest > one.model.timeout_seconds:
+    if fastest > one.model.timeout_seconds / LANES_SHARE:
         raise ModelRefused(one.slower_than(fastest, len(images)))
     log.info("version %d needs %.0f MiB after %d batches", one.version, needed_mib(vitals.readings), number)

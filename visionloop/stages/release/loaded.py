@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from visionloop.project import Project
 from visionloop.records import Candidate
 from visionloop.serving.client.model import Model, of_config
+from visionloop.serving.envoy_routes import LANES_SHARE
 from visionloop.serving.triton_config import parse
 from visionloop.stores import Stores
 from visionloop.stores.objects import get_artifact
@@ -46,8 +47,8 @@ class Loaded:
         """The reason to refuse one that takes longer than this."""
         return (
             f"version {self.version} in the {self.lane.name} lane takes more than {seconds:.1f} s for {images} images, "
-            f"which clients may send in one request: the endpoint waits for {self.model.timeout_seconds:.1f} s "
-            "(serving.timeout_ms)"
+            f"which clients may send in one request: while there is a canary a lane has "
+            f"{self.model.timeout_seconds / LANES_SHARE:.1f} s, a third of serving.timeout_ms"
         )
 
 
