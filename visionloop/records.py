@@ -404,6 +404,12 @@ class MemoryReading(Frozen):
     """Resident, of the processes that serve this model alone; 0 where the server's own process does."""
     processes: int
     """How many these are."""
+    server_started: int = 0
+    """When the server's process began, in clock ticks of its machine: another number is another process. 0: not known,
+    as in records from before it was read."""
+    others: int = 0
+    """Other projects' models in the lane, the most that were seen since its server began: one whose process died, which
+    is why the server ends soon, is listed no more when its release is over."""
 
 
 class Order(Frozen):

@@ -27,16 +27,38 @@ def ill(readings: Readings, policy: Policy) -> str | None:
 
 
 def died(readings: Readings) -> str | None:
-    """No process is left that served it, or its count of requests began again.
+    """No process is left that served it, or its server was started anew while no other model was there.
 
-    Of several instances one may die and leave the others: requests fail then, and are counted.
+    Of several instances one may die and leave the others: requests fail then, and are counted. A server that other
+    models use too may have ended for theirs.
     """
     for before, after in pairwise(readings[1:]):
+        if is_blameless(before, after):
+            continue
         if before.processes and not after.processes:
             return f"the canary's server process died: it had been asked {max(before.requests, after.requests)} times"
-        if after.requests < before.requests:
+        if is_another_server(before, after):
             return f"the canary's server process died and was started anew: it had been asked {before.requests} times"
     return None
+
+
+def is_another_server(before: MemoryReading, after: MemoryReading) -> bool:
+    """Was the server started anew between the two? Where that was not read, its count of requests began again."""
+    if before.server_started and after.server_started:
+        return before.server_started != after.server_started
+    return after.requests < before.requests
+
+
+def is_blameless(before: MemoryReading, after: MemoryReading) -> bool:
+    """Was the server started anew, and may another project's model be why?"""
+    return is_another_server(before, after) and bool(before.others or after.others)
+
+
+def with_others(readings: Readings, new: MemoryReading) -> MemoryReading:
+    """The newest reading, with the most other models that its server was seen with."""
+    if not readings or is_another_server(readings[-1], new):
+        return new
+    return new.model_copy(update={"others": max(readings[-1].others, new.others)})
 
 
 def too_large(readings: Readings, policy: Policy) -> str | None:

@@ -27,6 +27,9 @@ LaneName = Literal["stable", "canary"]
 DEADLINE_SECONDS = 10.0
 OWN = "visionloop.."
 """How the models begin that the loop itself sends to a lane; no project can be called so."""
+PRESENT = ("READY", "LOADING", "UNLOADING")
+"""States of a model whose code may run; one whose process died is unloading until the server ends."""
+Index = list[tuple[str, str, str]]
 LOAD_SECONDS = 120.0
 UNLOAD_SECONDS = 5.0
 """With a dead model process an unload never ends."""
@@ -100,16 +103,11 @@ class Lane:
 
     def served(self, model: str, *, deadline_seconds: float = DEADLINE_SECONDS) -> int | None:
         """The version that this lane answers with, None when it has none ready."""
-        with self._speaking(model):
-            index = self._client.get_model_repository_index(client_timeout=deadline_seconds)
-        ready = [int(line.version) for line in index.models if line.name == model and line.state == "READY"]
-        return max(ready, default=None)
+        return _served(model, self._index(model, deadline_seconds))
 
     def models(self) -> list[str]:
         """Names of the projects whose models are loaded."""
-        with self._speaking("its models"):
-            index = self._client.get_model_repository_index(client_timeout=DEADLINE_SECONDS)
-        return sorted({line.name for line in index.models if line.state == "READY" and not line.name.startswith(OWN)})
+        return _projects(self._index("its models", DEADLINE_SECONDS), "READY")
 
     def infer(
         self, model: str, images: NDArray[np.uint8], *, version: int, deadline_seconds: float = DEADLINE_SECONDS
@@ -134,6 +132,9 @@ class Lane:
         """Version -> what it did since the server started; empty when the model is not loaded."""
         if self.served(model, deadline_seconds=deadline_seconds) is None:
             return {}
+        return self._statistics(model, deadline_seconds)
+
+    def _statistics(self, model: str, deadline_seconds: float) -> dict[int, ModelStatistics]:
         with self._speaking(model):
             answer = self._client.get_inference_statistics(model, client_timeout=deadline_seconds)
         return {
@@ -164,19 +165,29 @@ class Lane:
         `deadline_seconds` are each question's own: three are asked.
         """
         try:
-            server, own, processes = self._gauged(model, version, deadline_seconds)
+            server, own, processes, started = self._gauged(model, version, deadline_seconds)
         except ModelRefused as error:
             if "unknown model" not in str(error):
                 raise
             self.load_sent(gauge.NAME, gauge.config(), {gauge.FILE: gauge.source()})
-            server, own, processes = self._gauged(model, version, deadline_seconds)
-        done = self.statistics(model, deadline_seconds=deadline_seconds).get(version)
+            server, own, processes, started = self._gauged(model, version, deadline_seconds)
+        index = self._index(model, deadline_seconds)
+        served = _served(model, index) is not None
+        done = self._statistics(model, deadline_seconds).get(version) if served else None
         return MemoryReading(
             requests=done.requests + done.failures if done else 0,
             server_bytes=server,
             model_bytes=own,
             processes=processes,
+            server_started=started,
+            others=len({*_projects(index, *PRESENT)} - {model}),
         )
+
+    def _index(self, what: str, deadline_seconds: float) -> Index:
+        """Name, version, state of each model that the server knows."""
+        with self._speaking(what):
+            found = self._client.get_model_repository_index(client_timeout=deadline_seconds)
+        return [(line.name, line.version, line.state) for line in found.models]
 
     def _gauged(self, model: str, version: int, deadline_seconds: float) -> list[int]:
         from tritonclient.grpc import InferInput
@@ -210,6 +221,15 @@ class Lane:
 def open_lane(settings: Settings, name: LaneName) -> Lane:
     """The lane of this name."""
     return Lane(name, settings)
+
+
+def _served(model: str, index: Index) -> int | None:
+    ready = (int(version) for name, version, state in index if name == model and state == "READY")
+    return max(ready, default=None)
+
+
+def _projects(index: Index, *states: str) -> list[str]:
+    return sorted({name for name, _, state in index if state in states and not name.startswith(OWN)})
 
 
 def _one_line(text: str) -> str:

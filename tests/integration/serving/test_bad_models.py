@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from visionloop import layout
+from visionloop.errors import StoreError
 from visionloop.evaluation.gate import decide
 from visionloop.evaluation.samples import TestSamples
 from visionloop.evaluation.suite import Contest, run_suite
@@ -235,6 +237,36 @@ def test_a_good_model_passes_the_same_stages(here: World) -> None:
     requests = [reading.requests for reading in answering]
     assert requests == sorted(requests)
     assert requests[-1] > 200
+
+
+def test_another_projects_candidate_that_ends_the_lane_is_no_verdict(here: World) -> None:
+    """Its process dies, so the whole lane is started anew; the good candidate is there again, and goes on."""
+    other = World(here.servers, make_project(here.servers, "other"))
+    policy(other, canary_percent=[50], step_requests=4_000)
+    assert other.release(1, **CHAMPION).outcome == "promoted"
+    inputs = other.inputs(other.candidate(2, **CHAMPION, bias=0.1))
+    release.preflight(other.project, inputs, other.stores)
+    ended: list[Release] = []
+    crashes = here.inputs(here.candidate(91, **CHAMPION, dies_after=100))
+    crashing = threading.Thread(target=lambda: ended.append(go(here, crashes)[2]))
+    errors = []
+    with Traffic(other, pause_seconds=0.02) as traffic:
+        crashing.start()
+        for _ in range(20):
+            try:
+                state = release.canary(other.project, inputs, other.connect())
+                break
+            except StoreError as error:
+                errors.append(str(error))
+                time.sleep(1.0)
+    crashing.join(60)
+    assert [done.outcome for done in ended] == ["rejected"]
+    assert not isinstance(state, Release), state.reason
+    assert any("other projects' models were in it" in error for error in errors), errors
+    assert traffic.failures == []
+    done = release.promote(other.project, inputs, other.stores)
+    assert done.outcome == "promoted"
+    assert len({reading.server_started for reading in done.memory}) == 2
 
 
 def test_a_model_that_is_biased_against_one_class_is_stopped_by_the_gate_which_names_the_class(tmp_path: Path) -> None:

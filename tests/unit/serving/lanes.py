@@ -81,6 +81,8 @@ class FakeLane:
         """Of a model's own process, with each request."""
         self.dead = False
         """The model's own process ended; the server goes on."""
+        self.started, self.others = 1_000, 0
+        """When the server began, and other projects' models in it."""
         self.late = False
         """No answer comes in time; the server is well."""
         self.forgets = False
@@ -141,6 +143,15 @@ class FakeLane:
         assert self.loaded[model][0] == version
         return dict(self.runs.get((model, version), {}))
 
+    def start_anew(self) -> None:
+        """As the supervisor does; what lies on disk is loaded again."""
+        self.started += 1
+        self.down = self.dead = False
+        for model in list(self.loaded):
+            self.loaded.pop(model)
+            if self.entry(model).config():
+                self.load(model)
+
     def ready(self, *, deadline_seconds: float = 10.0) -> bool:
         return not self.down
 
@@ -154,6 +165,8 @@ class FakeLane:
             server_bytes=40 * MIB,
             model_bytes=int(mib) * MIB,
             processes=processes,
+            server_started=self.started,
+            others=self.others,
         )
 
     def _check(self) -> None:

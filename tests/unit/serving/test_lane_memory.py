@@ -1,6 +1,7 @@
 """The file that a lane is sent reads real processes: its parent's, and those that serve one version of one model."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
 from visionloop import layout
@@ -55,9 +57,11 @@ def stub() -> Iterator[subprocess.Popen[str]]:
 def test_a_process_belongs_to_its_version_of_its_model(
     sent: ModuleType, stub: subprocess.Popen[str], model: str, version: str, processes: int
 ) -> None:
-    server, own, found = sent.figures(os.getpid(), model, version)
+    server, own, found, started = sent.figures(os.getpid(), model, version)
     assert found == processes
     assert server > 20 << 20
+    since_boot = started / os.sysconf("SC_CLK_TCK")
+    assert abs(psutil.boot_time() + since_boot - psutil.Process().create_time()) < 2
     assert (20 << 20 < own < 200 << 20) if processes else own == 0
 
 
@@ -68,13 +72,14 @@ def test_a_dead_process_serves_nothing_though_nobody_has_collected_it(
     deadline = time.monotonic() + 10
     while Path(f"/proc/{stub.pid}/cmdline").read_bytes() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert sent.figures(os.getpid(), "shirts", "3")[1:] == [0, 0]
+    assert sent.figures(os.getpid(), "shirts", "3")[1:3] == [0, 0]
 
 
 def test_a_process_that_ended_meanwhile_is_no_fault(sent: ModuleType) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     assert sent.parent_of(Path(f"/proc/{process.pid}")) == 0
+    assert sent.started(Path(f"/proc/{process.pid}")) == 0
     assert not sent.serves(process.pid, "shirts", "3")
     assert list(sent.resident([process.pid])) == []
 
@@ -82,8 +87,13 @@ def test_a_process_that_ended_meanwhile_is_no_fault(sent: ModuleType) -> None:
 def test_it_answers_as_its_configuration_says(sent: ModuleType) -> None:
     [answer] = sent.TritonPythonModel().execute([{gauge.QUESTION: np.array([b"shirts", b"3"], np.object_)}])
     found = answer[gauge.ANSWER]
-    assert (found.dtype, found.shape) == (np.int64, (3,))
-    assert found[1:].tolist() == [0, 0]
+    assert (found.dtype, found.shape) == (np.int64, (4,))
+    assert found[1:3].tolist() == [0, 0]
+    assert json.loads(gauge.config())["output"][0]["dims"] == [len(found)]
+
+
+def test_another_process_began_at_another_time(sent: ModuleType, stub: subprocess.Popen[str]) -> None:
+    assert 0 < sent.started(Path("/proc/self")) < sent.started(Path(f"/proc/{stub.pid}"))
 
 
 def test_no_project_can_have_its_name() -> None:

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from visionloop.project import Release as Policy
 from visionloop.records import MemoryReading
-from visionloop.serving.memory import MIB, SPACING, died, ill, keep, leak, needed_mib, too_large
+from visionloop.serving.memory import MIB, SPACING, died, ill, keep, leak, needed_mib, too_large, with_others
 
 POLICY = Policy(approval="automatic", max_memory_mib=200, max_memory_growth_mib=10)
 
 
-def reading(requests: int, model: float = 60, *, server: float = 40, processes: int = 1) -> MemoryReading:
+def reading(
+    requests: int, model: float = 60, *, server: float = 40, processes: int = 1, started: int = 0, others: int = 0
+) -> MemoryReading:
     sizes = {"server_bytes": int(server * MIB), "model_bytes": int(model * MIB)}
-    return MemoryReading(requests=requests, processes=processes, **sizes)
+    return MemoryReading(requests=requests, processes=processes, server_started=started, others=others, **sizes)
 
 
 BEFORE = reading(0, 0, processes=0)
@@ -130,6 +132,39 @@ def test_even_growth_below_noise_is_found(step: float, noise: list[float]) -> No
 def test_only_an_end_leaves_no_process_or_begins_to_count_again(last: MemoryReading, says: str | None) -> None:
     assert died([*answering(60, 60), last]) == says
     assert ill([*answering(60, 60), last], POLICY) == says
+
+
+ANEW = "the canary's server process died and was started anew: it had been asked 30 times"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (reading(30, started=7), reading(3, started=8), ANEW),
+        (reading(30, started=7), reading(99, started=8), ANEW),  # however much it was asked since
+        (reading(30, started=7), reading(3, started=7), None),  # somebody loaded it again
+        (reading(30, started=7, others=1), reading(3, started=8), None),  # whose fault?
+        (reading(30, started=7), reading(3, started=8, others=2), None),
+        (reading(30, started=7, others=1), reading(0, 0, processes=0, started=8), None),  # not loaded again yet
+        (
+            reading(30, started=7, others=1),
+            reading(31, 0, processes=0, started=7, others=1),
+            "the canary's server process died: it had been asked 31 times",
+        ),
+        (reading(30, others=1), reading(3, others=1), None),
+    ],
+)
+def test_whose_fault_it_is_that_a_server_ended(before: MemoryReading, after: MemoryReading, says: str | None) -> None:
+    assert died([BEFORE, LOADED.model_copy(update={"server_started": before.server_started}), before, after]) == says
+
+
+def test_a_model_that_was_there_is_remembered_as_long_as_the_server_lives() -> None:
+    """Triton lists it no more when its release is over, though its dead process is why the server ends."""
+    seen = [BEFORE, reading(10, started=7, others=2)]
+    assert with_others(seen, reading(11, started=7)).others == 2
+    assert with_others(seen, reading(11, started=7, others=3)).others == 3
+    assert with_others(seen, reading(11, started=8)).others == 0
+    assert with_others([], reading(11, started=8)).others == 0
 
 
 def test_one_of_two_processes_that_goes_is_that_of_an_earlier_load() -> None:

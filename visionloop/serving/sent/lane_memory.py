@@ -1,4 +1,4 @@
-"""Triton model that reads what its server and one model's own processes hold in memory, where they run.
+"""Triton model that reads what its server and one model's own processes hold in memory, and since when it runs.
 
 A lane is sent this file (see `visionloop.serving.gauge`), so it needs only what Triton's python backend brings along,
 here and in the production container. It reads /proc of its machine or container: the server is its parent; a model of
@@ -22,7 +22,7 @@ class TritonPythonModel:
     """One instance; Triton calls the method by this name."""
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each `model` (name, version) with `memory`, INT64 [server's bytes, model's bytes, its processes]."""
+        """Answer each `model` (name, version) with `memory`, INT64 (see `figures`)."""
         return [respond(request) for request in requests]
 
 
@@ -34,9 +34,9 @@ def respond(request: Any) -> Any:
 
 
 def figures(server: int, model: str, version: str) -> list[int]:
-    """Resident bytes of the server, of this version's own processes, and how many of these there are."""
+    """Resident bytes of the server, of this version's own processes, how many these are, and the server's start."""
     own = [pid for pid in children(server) if serves(pid, model, version)]
-    return [sum(resident([server])), sum(resident(own)), len(own)]
+    return [sum(resident([server])), sum(resident(own)), len(own), started(PROC / str(server))]
 
 
 def children(parent: int) -> list[int]:
@@ -46,8 +46,18 @@ def children(parent: int) -> list[int]:
 
 def parent_of(entry: Path) -> int:
     """Its parent's number; 0 for one that has just ended."""
+    return stat(entry, 1)
+
+
+def started(entry: Path) -> int:
+    """When it began, in clock ticks since the machine did: a process of the same number later has another."""
+    return stat(entry, 19)
+
+
+def stat(entry: Path, place: int) -> int:
+    """What the kernel says at this place behind the process's name; 0 for one that has just ended."""
     try:
-        return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[place])
     except OSError:
         return 0
 

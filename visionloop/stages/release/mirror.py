@@ -107,9 +107,10 @@ def _wait(rollout: Rollout, vitals: Vitals, since: _Since) -> str | None:
             fault = judge(seen, project.release)
         images = sum(capture.rows for capture in found)
         if not fault and not stores.canary.ready():
-            fault = vitals.why_silent(StoreError("it is down"), answered=images > 0)
+            error = StoreError("the canary lane is down")
+            fault = vitals.why_silent(error, answered=images > 0)
             if fault is None:
-                return None
+                raise error
         if fault or images >= project.release.shadow_images:
             return fault
         now = stores.routes.lane_stats(project.name)["stable"].requests

@@ -42,6 +42,7 @@ def shadow(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
     if state.phase != "shadow":
         return state
     vitals, one = Vitals(rollout), find_loaded(stores.canary, project, rollout.candidate, stores)
+    vitals.look()  # which server it is that answers from now on
     answered = _Answered(len(one.model.labels))
     (before, found, failed), fault = mirror(rollout, vitals, classes=len(one.model.labels))
     answered.add_live(before, found, failed)
