@@ -21,6 +21,10 @@ LIMITS = {"max_connections": 1024, "max_pending_requests": 1024, "max_requests":
 """As Envoy's defaults, but for retries: 3 would fail most requests of a dying canary."""
 CAPTURE_LIMITS = {**LIMITS, "max_requests": 8192}
 """Each captured request keeps its stream for `envoy_capture.PAUSE_SECONDS`: so many a second are captured."""
+LEAST_CHECK_SECONDS, MOST_CHECK_SECONDS = 2.0, 8.0
+"""Of one check. The most is less than `Routes` waits for a new cluster, whose first check comes before its use."""
+UNUSED_SECONDS = {"canary": 2.0, "stable": 4.0}
+"""Between two checks of a lane that is well and that nothing was sent to yet: by clients, or to ask for readiness."""
 MIRRORED_AT_ONCE = 64
 """Further requests are not mirrored: what clients send must not queue up in the canary lane."""
 
@@ -80,7 +84,7 @@ def _watched(entry: ModelRoute, lane: str, name: str, protocol: str, addresses: 
     return {
         **cluster,
         "circuit_breakers": _breakers(entry),
-        "health_checks": [_check(entry)],
+        "health_checks": [_check(entry, unused_seconds=UNUSED_SECONDS[lane])],
         # Workers hear at once of a canary that is well again: by default Envoy gathers changes for a second first.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
     }
@@ -142,12 +146,21 @@ def _protocol(protocol: Json, *, guarded: bool) -> Json:
     return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
 
 
-def _check(entry: ModelRoute) -> Json:
-    """By an inference, over HTTP: a model whose process died still calls itself ready."""
+def _check(entry: ModelRoute, *, unused_seconds: float) -> Json:
+    """By an inference, over HTTP: a model whose process died still calls itself ready.
+
+    Every two seconds of a lane that is well, more seldom while nothing has ever gone through the cluster; what is ill,
+    or has just failed a check, is asked sooner. An answer that is an error is enough, of silence it takes two. A check
+    waits behind what the model computes, so that a slow model is given longer.
+    """
+    patience = min(max(LEAST_CHECK_SECONDS, entry.timeout_ms / 5000), MOST_CHECK_SECONDS)
     return {
-        "timeout": "2s",
-        "interval": "1s",
+        "timeout": f"{patience}s",
+        "interval": "2s",
+        "no_traffic_healthy_interval": f"{unused_seconds}s",
         "no_traffic_interval": "1s",
+        "unhealthy_interval": "1s",
+        "unhealthy_edge_interval": "0.1s",
         "unhealthy_threshold": 2,
         "healthy_threshold": 1,
         "http_health_check": {"codec_client_type": "HTTP1", **_inference(entry)},

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -178,6 +179,17 @@ def test_a_lane_of_large_images_is_asked_for_an_inference_too(running):
     assert routes.wait_healthy("large", "canary")
     assert ask(running, "/v2/models/large/ready", method="GET")[0] == 200
     assert until(lambda: inferences(running, "large", "canary") > 2)
+
+
+def test_the_checks_of_a_model_that_nobody_asks_about_cost_little(running):
+    """One image in two seconds, in the lane that serves."""
+    project = make_project(running, "quiet")
+    put(running, project, "stable", 1)
+    open_routes(running.settings).set(project, stable=100, canary=0)
+    assert until(lambda: inferences(running, "quiet", "stable") > 1)
+    before = inferences(running, "quiet", "stable")
+    time.sleep(8)
+    assert 2 <= inferences(running, "quiet", "stable") - before <= 5
 
 
 def inferences(running, model, lane):

@@ -237,6 +237,28 @@ def test_health_is_an_inference_of_a_black_image_which_is_small_at_any_size(side
     assert json.loads(body[:head])["inputs"][0]["shape"] == [1, side, side, 3]
 
 
+def test_a_model_that_nobody_asks_about_is_checked_once_in_two_seconds() -> None:
+    """Two clusters, one for each protocol; and at most twice a second with a canary, and all asked for."""
+    found = clusters(ENTRY)
+    checks = {name: one["health_checks"][0] for name, one in found.items() if "health_checks" in one}
+    assert set(checks) == {f"m/{part}/{p}" for part in ("canary", "ready/stable") for p in ("http", "grpc")}
+    unused = {name: float(check["no_traffic_healthy_interval"][:-1]) for name, check in checks.items()}
+    assert sum(1 / unused[f"m/ready/stable/{p}"] for p in ("http", "grpc")) == 0.5
+    assert sum(1 / float(check["interval"][:-1]) for check in checks.values()) == 2.0
+    for check in checks.values():  # who waits for a lane that is ill hears of it as soon as before
+        assert (check["unhealthy_interval"], check["no_traffic_interval"]) == ("1s", "1s")
+        assert check["healthy_threshold"] == 1
+
+
+@pytest.mark.parametrize(
+    ("timeout_ms", "patience"),
+    [(1_000, "2.0s"), (10_000, "2.0s"), (20_000, "4.0s"), (40_000, "8.0s"), (60_000, "8.0s")],
+)
+def test_a_check_waits_behind_what_a_slow_model_computes(timeout_ms: int, patience: str) -> None:
+    [check] = clusters(replace(ENTRY, timeout_ms=timeout_ms))["m/canary/http"]["health_checks"]
+    assert check["timeout"] == patience
+
+
 def test_without_capture_there_is_neither_filter_nor_cluster(tmp_path: Path) -> None:
     quiet = replace(ADDRESSES, capture_grpc=None)
     assert "capture" not in clusters(ENTRY, addresses=quiet)

@@ -73,7 +73,10 @@ def test_only_lanes_that_answer_inferences_are_asked_whether_they_are_ready() ->
     assert set(cluster_names("m")) <= set(found)
     for protocol in ("http", "grpc"):
         ready = found[f"m/ready/stable/{protocol}"]
-        assert ready["health_checks"] == found[f"m/canary/{protocol}"]["health_checks"]
+        asked = [
+            found[name]["health_checks"][0]["http_health_check"] for name in (f"m/canary/{protocol}", ready["name"])
+        ]
+        assert asked[0] == asked[1]
         assert ready["common_lb_config"]["healthy_panic_threshold"] == {"value": 0}
         behind = found[f"m/ready/any/{protocol}"]["cluster_type"]["typed_config"]["clusters"]
         assert behind == [f"m/canary/{protocol}", f"m/ready/stable/{protocol}"]
