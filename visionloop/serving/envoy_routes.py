@@ -24,6 +24,7 @@ SESSION_HEADER = "x-session"
 LANE_HEADER = "x-lane"
 MODEL_HEADER = "x-model"
 LATENCY_HEADER = "x-latency-us"
+TRIES_HEADER = "x-envoy-attempt-count"
 METADATA = "visionloop"
 LANES_SHARE = 3
 """While there is a canary a lane has this part of the time-out, and then the other is asked instead."""
@@ -85,6 +86,7 @@ def render_routes(models: dict[str, ModelRoute], *, version: str) -> Json:
         "domains": ["*"],
         "routes": [*routes, *_fallback()],
         "request_body_buffer_limit": 16 << 20,
+        "include_attempt_count_in_response": True,
     }
     table = {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",

@@ -38,6 +38,7 @@ class Tally:
     not_finite: int = 0
     """Probes answered with NaN or infinity, which are faults beside the errors."""
     latencies_ms: list[float] = field(default_factory=list)
+    """Of those that no other lane was asked before: its time is not this lane's."""
 
     @property
     def faults(self) -> int:
@@ -120,4 +121,5 @@ class _Probe:
             tally.probes += 1
             tally.not_finite += sick
             tally.disagreements += wrong and not sick
-            tally.latencies_ms.append(answers[0].latency_ms)
+            if answers[0].asked == 1:
+                tally.latencies_ms.append(answers[0].latency_ms)

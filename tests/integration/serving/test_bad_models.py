@@ -242,7 +242,7 @@ def test_a_good_model_passes_the_same_stages(here: World) -> None:
 def test_another_projects_candidate_that_ends_the_lane_is_no_verdict(here: World) -> None:
     """Its process dies, so the whole lane is started anew; the good candidate is there again, and goes on."""
     other = World(here.servers, make_project(here.servers, "other"))
-    policy(other, canary_percent=[50], step_requests=4_000)
+    policy(other, canary_percent=[50], step_requests=1_500)
     assert other.release(1, **CHAMPION).outcome == "promoted"
     inputs = other.inputs(other.candidate(2, **CHAMPION, bias=0.1))
     release.preflight(other.project, inputs, other.stores)

@@ -69,6 +69,25 @@ def test_each_answer_is_held_against_its_lanes_own_golden_samples() -> None:
     assert 5.0 <= tallies["canary"].percentile_ms(50) <= 6.0
 
 
+def test_the_time_of_a_lane_that_hung_is_not_the_others() -> None:
+    """A frozen stable lane: the canary answers in its place, two seconds late."""
+
+    class Frozen(Endpoint):
+        def predict(self, images: np.ndarray, *, probe: bool = False) -> list[Answer]:
+            found = super().predict(images, probe=probe)
+            late = found[0].lane == "stable"
+            mine = [RIGHT if image.mean() == 2 else WRONG for image in images]
+            return [
+                replace(one, lane="canary", probabilities=right, latency_ms=2_000.0, asked=2) if late else one
+                for one, right in zip(found, mine, strict=True)
+            ]
+
+    tallies = send_probes(Frozen(), GOLDENS, wanted=50, most=1000, give_up=never, is_well=always)
+    assert tallies["canary"].probes >= 50
+    assert 0 < len(tallies["canary"].latencies_ms) < tallies["canary"].probes
+    assert max(tallies["canary"].latencies_ms) < 10
+
+
 def test_a_canary_with_another_models_answers_disagrees_every_time() -> None:
     tallies = send_probes(
         Endpoint(), {**GOLDENS, "canary": golden(3)}, wanted=20, most=1000, give_up=never, is_well=always

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from visionloop.errors import DataError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.serving.client.model import Model
-from visionloop.serving.envoy_routes import LANE_HEADER
+from visionloop.serving.envoy_routes import LANE_HEADER, TRIES_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -31,6 +31,8 @@ class Answer:
     """Of the whole request, seen from here."""
     labels: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """The classes, in the order of `probabilities`."""
+    asked: int = 1
+    """How often the endpoint asked a lane until one answered."""
 
     def top(self, count: int) -> list[tuple[str, float]]:
         """The most probable labels with their probabilities, best first."""
@@ -74,7 +76,9 @@ def decode(
     rows = np.frombuffer(raw, np.float32).reshape(shape)
     lane, version = str(heads.get(LANE_HEADER, "")), int(response.model_version)
     request_id = str(heads.get(REQUEST_ID_HEADER, request_id))
+    tries = str(heads.get(TRIES_HEADER, "1"))
+    asked = int(tries) if tries.isdecimal() else 1
     return [
-        Answer(model.labels[top], float(row[top]), row, lane, version, request_id, latency_ms, model.labels)
+        Answer(model.labels[top], float(row[top]), row, lane, version, request_id, latency_ms, model.labels, asked)
         for row, top in zip(rows, rows.argmax(axis=1), strict=True)
     ]
