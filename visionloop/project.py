@@ -235,7 +235,7 @@ class Serving(Section):
     timeout_ms: int = Field(10_000, ge=1)
     """Envoy's time-out of a request."""
     max_in_flight: int = Field(1024, ge=1, le=16_384)
-    """Requests that are under way to each lane at most; further ones get 503."""
+    """Requests that are under way to each lane at most, over HTTP and over gRPC each; further ones get 503."""
 
 
 class Price(Section):

@@ -96,7 +96,7 @@ def rate_filter(limits: Limits, *, keyed: bool) -> list[Json]:
         "token_bucket": NO_LIMIT,
         **{name: {"default_value": {"numerator": 100}} for name in ("filter_enabled", "filter_enforced")},
         "rate_limited_as_resource_exhausted": True,
-        "response_headers_to_add": [_set("retry-after", "1"), _set("grpc-retry-pushback-ms", "1000")],
+        "response_headers_to_add": [_HTTP_AGAIN, _GRPC_AGAIN],
         "max_dynamic_descriptors": CLIENTS_COUNTED,
         "rate_limits": [{"actions": [action]}],
         "descriptors": [*own, {"entries": [{"key": key}], "token_bucket": bucket}],
@@ -124,11 +124,13 @@ def refusals(limits: Limits) -> Json:
             *_both(_flags("DPE"), "expected HTTP/1.1 or HTTP/2, found neither: %RESPONSE_CODE_DETAILS%", 3),
             *_both(_flags("UT"), "the model did not answer within its time-out (serving.timeout_ms)", 4),
             *_both(_status(504), f"expected a request that is done within {limits.request_seconds:g} s", 4),
-            *_both(_flags("UO"), "too many requests are under way to this lane: try again later", 14),
+            *_both(_flags("UO"), "too many requests are under way to this lane: try again later", 8, full=True),
             *_both(_flags("UH"), "no lane is well that serves this model: try again later", 14),
-            *_both(_flags("UF", "UC", "UR", "URX", "LR"), "no lane answers: try again later (%RESPONSE_FLAGS%)", 14),
-            # Short of memory, for one: that has no flag, and a text of its own.
-            *_both(_status(503), "the endpoint takes no request now (%LOCAL_REPLY_BODY%): try again later", 14),
+            *_both(_flags(*_NO_ANSWER), "no lane answers: try again later (%RESPONSE_FLAGS%)", 14),
+            # Short of memory: that has no flag, and a text of its own.
+            *_both(
+                _status(503), "the endpoint takes no request now (%LOCAL_REPLY_BODY%): try again later", 8, full=True
+            ),
         ]
     }
 
@@ -139,15 +141,20 @@ def announced_too_large(path: str) -> Json:
     return {"prefix": path, "headers": [length]}
 
 
-def _both(which: Json, text: str, grpc_status: int, *, found: str = "") -> list[Json]:
-    """One refusal for gRPC, and the same for everybody else."""
+def _both(which: Json, text: str, grpc_status: int, *, found: str = "", full: bool = False) -> list[Json]:
+    """One refusal for gRPC, and the same for everybody else; who is too full for more says when to ask again."""
+    grpc_again, http_again = ([one] if full else [] for one in (_GRPC_AGAIN, _HTTP_AGAIN))
     return [
         {
             "filter": {"and_filter": {"filters": [which, _IS_GRPC]}},
-            "headers_to_add": [_set("grpc-status", str(grpc_status))],
+            "headers_to_add": [_set("grpc-status", str(grpc_status)), *grpc_again],
             "body_format_override": {"text_format_source": {"inline_string": text}},
         },
-        {"filter": which, "body_format_override": {"json_format": {"error": text + found}}},
+        {
+            "filter": which,
+            "headers_to_add": http_again,
+            "body_format_override": {"json_format": {"error": text + found}},
+        },
     ]
 
 
@@ -155,6 +162,8 @@ def _set(name: str, value: str) -> Json:
     return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
 
 
+_GRPC_AGAIN, _HTTP_AGAIN = _set("grpc-retry-pushback-ms", "1000"), _set("retry-after", "1")
+_NO_ANSWER = ("UF", "UC", "UR", "URX", "LR", "NC")
 _IS_GRPC: Json = {"header_filter": {"header": {"name": "content-type", "string_match": {"prefix": "application/grpc"}}}}
 
 

@@ -65,7 +65,7 @@ class ModelRoute:
     image: tuple[int, int, int]
     """Height, width, channels of the uint8 input."""
     max_in_flight: int = 1024
-    """Requests under way to each lane; further ones get 503."""
+    """Requests under way to each lane over each protocol; further ones get 503."""
     mirrored: bool = False
     """What is captured goes to the canary lane as well, whose answers no client sees."""
 

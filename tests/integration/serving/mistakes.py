@@ -145,6 +145,8 @@ class Wire:
     def __init__(self, port: int, seconds: float = 20.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self._file = self.socket.makefile("rb")
+        self.heads = http.client.HTTPMessage()
+        """Of the last answer."""
 
     def send(self, data: bytes) -> "Wire":
         self.socket.sendall(data)
@@ -155,7 +157,7 @@ class Wire:
         words = self._file.readline(1 << 16).split()
         if not words:
             raise ConnectionError("closed without an answer")
-        headers = http.client.parse_headers(self._file)
+        headers = self.heads = http.client.parse_headers(self._file)
         status = int(words[1])
         body = self._file.read(int(headers.get("content-length", "0")))
         return (status, body.decode(errors="replace")) if status != 100 else self.answer()

@@ -269,11 +269,15 @@ def test_more_than_may_be_under_way_are_refused(here, port):
     ]
     found = [wire.answer() for wire in wires]
     assert {status for status, _ in found} == {200, 503}
+    assert {wire.heads["retry-after"] for wire, (status, _) in zip(wires, found, strict=True) if status == 503} == {"1"}
     assert all("too many requests are under way to this lane" in text for status, text in found if status == 503)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(20) as pool:
         codes = list(pool.map(lambda _: ask_grpc(channel, mistakes.message(model="narrow")), range(40)))
-    assert {code for code, _ in codes} == {"OK", "UNAVAILABLE"}
+    assert {code for code, _ in codes} == {"OK", "RESOURCE_EXHAUSTED"}
     assert all("too many requests are under way" in text for code, text in codes if code != "OK")
+    with Client(here.settings.need("endpoint_url"), project) as client, ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: client.predict(tiny.images(1)), range(3)))  # it waits as long as it is told to
+    assert len(found) == 3
 
 
 def test_a_stuck_lane_ends_with_a_deadline(here, port, channel):
@@ -414,6 +418,10 @@ def test_an_endpoint_that_is_full_says_so_and_stays(here):
         with Wire(port) as wire:
             status, text = wire.send(asked).answer()
     assert (status, "takes no request now (envoy overloaded)" in text) == (503, True), text
+    assert wire.heads["retry-after"] == "1"
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        code, text = ask_grpc(channel, mistakes.message())
+    assert (code, "takes no request now (envoy overloaded)" in text) == ("RESOURCE_EXHAUSTED", True), text
     here.kill("envoy")
     here.start_envoy(limits=Limits(max_connections=3))
     few = [Wire(port) for _ in range(3)]

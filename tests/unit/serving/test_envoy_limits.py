@@ -132,7 +132,7 @@ def said(*flags: str, status: int | None = None) -> list[tuple[str, int, str]]:
         ({"status": 431}, 8, "at most 7 KiB"),
         ({"status": 408}, 4, "within 7.5 s"),
         ({"status": 504}, 4, "within 7.5 s"),
-        ({"status": 503}, 14, "takes no request now"),
+        ({"status": 503}, 8, "takes no request now"),
     ],
 )
 def test_a_refusal_says_the_limit_to_grpc_with_its_status_and_to_http_as_json(
@@ -145,11 +145,24 @@ def test_a_refusal_says_the_limit_to_grpc_with_its_status_and_to_http_as_json(
     assert words in json_text
 
 
-@pytest.mark.parametrize(("flag", "code"), [("UT", 4), ("UO", 14), ("UH", 14), ("DPE", 3)])
+@pytest.mark.parametrize(("flag", "code"), [("UT", 4), ("UO", 8), ("UH", 14), ("DPE", 3)])
 def test_what_envoy_calls_by_a_flag_is_said_in_words(flag: str, code: int) -> None:
     (_, grpc_status, text), (_, _, json_text) = said(flag)
     assert grpc_status == code
     assert text == json_text
+
+
+def test_who_is_too_full_says_when_to_ask_again_and_nobody_else() -> None:
+    """So clients that are told to wait do, and an overloaded lane is not helped by ten tries of each."""
+    mappers = refusals(OWN)["mappers"]
+    found = [{one["header"]["key"]: one["header"]["value"] for one in mapper["headers_to_add"]} for mapper in mappers]
+    again = [heads for heads in found if set(heads) & {"retry-after", "grpc-retry-pushback-ms"}]
+    assert again == [{"grpc-status": "8", "grpc-retry-pushback-ms": "1000"}, {"retry-after": "1"}] * 2
+    texts = [json.dumps(mapper) for mapper, heads in zip(mappers, found, strict=True) if heads in again]
+    assert [("too many requests" in text, "takes no request now" in text) for text in texts] == [
+        *[(True, False)] * 2,
+        *[(False, True)] * 2,
+    ]
 
 
 def test_a_models_own_time_out_is_told_from_any_other() -> None:
