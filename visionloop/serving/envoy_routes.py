@@ -45,12 +45,16 @@ HEALTH = rf"/v2/.*/(live|ready)|{re.escape(GRPC_SERVICE)}/.*(Live|Ready)|/grpc\.
 """Paths that ask whether somebody is there."""
 READY_SECONDS = 2.0
 """Who asks for health wants to know it now."""
-CLOSED_HTTP = ("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory")
+CLOSED_HTTP = (
+    "/v2/(repository|trace|logging|systemsharedmemory|cudasharedmemory)(/.*)?",
+    "/v2/models/[^/]+(/versions/[^/]+)?/trace(/.*)?",
+)
 CLOSED_GRPC = (
     *("Repository", "SystemSharedMemory", "CudaSharedMemory", "TraceSetting", "LogSettings"),
     "ModelStreamInfer",
 )
-"""Triton's model control, shared memory and tracing are the loop's own; streams carry several models each."""
+"""Triton's model control, shared memory and tracing are the loop's own; streams carry several models each. The whole
+path is compared, as Triton does it, so that a model may be called `trace` or `repository`."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def _to(cluster: str, match: Json, filters: Json, *, seconds: float = 15.0) -> J
 
 
 def _closed() -> list[Json]:
-    http: list[Json] = [{"safe_regex": {"regex": f"/v2/(.*/)?{word}(/.*)?"}} for word in CLOSED_HTTP]
+    http: list[Json] = [{"safe_regex": {"regex": regex}} for regex in CLOSED_HTTP]
     grpc: list[Json] = [{"prefix": f"{GRPC_SERVICE}/{method}"} for method in CLOSED_GRPC]
     return [_direct(match, 403, "closed: models are changed by releases only") for match in (*http, *grpc)]
 

@@ -144,6 +144,23 @@ def test_model_control_is_closed_over_http(running, split, path):
     assert ask(running, path, b"{}") == (403, '{"error":"closed: models are changed by releases only"}\n')
 
 
+@pytest.mark.parametrize("name", ["repository", "trace", "logging", "cudasharedmemory", "versions", "ready", "stats"])
+def test_a_model_that_is_called_like_a_path_of_tritons_is_answered(running, name):
+    project = make_project(running, name)
+    put(running, project, "stable", 1)
+    open_routes(running.settings).set(project, stable=100, canary=0)
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 8, 8, 1], "data": [0] * 64}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/1/infer"):
+        assert ask(running, path, body)[0] == 200
+    for path in (f"/v2/models/{name}/ready", f"/v2/models/{name}/config", f"/v2/models/{name}/stats"):
+        assert ask(running, path, method="GET")[0] == 200
+    for path in (f"/v2/models/{name}/trace/setting", f"/v2/repository/models/{name}/unload"):
+        assert ask(running, path, b"{}")[0] == 403
+    with Client(running.settings.endpoint_url, project) as client:
+        assert client.predict(tiny.images(1))[0].version == 1
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import stat
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from visionloop import layout
 from visionloop.errors import ConfigError
 from visionloop.serving.addresses import Addresses
 from visionloop.serving.envoy import bootstrap, change_keys, descriptors, listener, read_addresses, write_initial
@@ -179,7 +181,56 @@ def test_what_changes_models_is_closed_before_anything_else_matches() -> None:
     assert closed == list(range(len(closed)))
     matches = [found[n]["match"] for n in closed]
     assert {"prefix": "/inference.GRPCInferenceService/Repository"} in matches
-    assert {"safe_regex": {"regex": "/v2/(.*/)?repository(/.*)?"}} in matches
+    assert closed_paths() == [match["safe_regex"]["regex"] for match in matches if "safe_regex" in match]
+
+
+def closed_paths() -> list[str]:
+    closed = [route["match"] for route in hosts(ENTRY) if route.get("direct_response", {}).get("status") == 403]
+    return [match["safe_regex"]["regex"] for match in closed if "safe_regex" in match]
+
+
+def is_closed(path: str) -> bool:
+    """Envoy compares the whole path, without the query."""
+    return any(re.fullmatch(regex, path) for regex in closed_paths())
+
+
+WORDS = [
+    *("repository", "trace", "logging", "systemsharedmemory", "cudasharedmemory", "setting", "index", "load", "unload"),
+    *(
+        "models",
+        "versions",
+        "infer",
+        "generate",
+        "ready",
+        "live",
+        "health",
+        "stats",
+        "config",
+        "register",
+        "status",
+        "v2",
+    ),
+]
+"""Of Triton's paths: a project may be called any of them."""
+names = st.one_of(st.sampled_from(WORDS), st.from_regex(layout.NAME, fullmatch=True))
+versions = st.sampled_from(["", "/versions/1", "/versions/12"])
+CONTROL = [
+    *("/v2/repository/index", "/v2/repository/models/{}/load", "/v2/repository/models/{}/unload"),
+    *("/v2/repository/{}/index", "/v2/repository/{}/models/{}/load", "/v2/trace/setting", "/v2/logging"),
+    *(f"/v2/{kind}sharedmemory/{what}" for kind in ("system", "cuda") for what in ("status", "register", "unregister")),
+    *(f"/v2/{kind}sharedmemory/region/{{}}/register" for kind in ("system", "cuda")),
+    *("/v2/models/{}/trace/setting", "/v2/models/{}/versions/3/trace/setting"),
+]
+
+
+@given(names, versions, st.sampled_from(["", "/infer", "/generate", "/generate_stream", "/ready", "/config", "/stats"]))
+def test_a_project_may_be_called_anything(name: str, version: str, what: str) -> None:
+    assert not is_closed(f"/v2/models/{name}{version}{what}")
+
+
+@given(names, st.sampled_from(CONTROL))
+def test_what_changes_models_is_closed_whatever_they_are_called(name: str, path: str) -> None:
+    assert is_closed(path.replace("{}", name))
 
 
 def test_models_do_not_see_each_others_requests() -> None:
