@@ -74,18 +74,16 @@ def test_a_candidate_that_was_packaged_before_the_file_allowed_more_is_no_worse_
     assert world.go(inputs).outcome == "promoted"
 
 
-def test_versions_for_other_images_are_not_compared(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", "visionloop")
+def test_a_version_for_other_images_is_another_project(world: World) -> None:
+    """Clients' requests would fit one lane only."""
     world.project = edited("height: 8, width: 8", "height: 16, width: 8")
-    before = dict(world.stable.runs["p", 1])
-    state = release.preflight(world.project, world.inputs(world.candidate(2)), world.stores)
-    assert isinstance(state, RolloutState)
-    assert state.cost is not None and state.cost.champion_seconds_per_1000 is None
-    assert world.stable.runs["p", 1] == before
-    said = (
-        "version 2 takes uint8 images [N, 16, 8, 1], version 1 uint8 images [N, 8, 8, 1]: their speed is not compared"
+    done = world.go(world.inputs(world.candidate(2)))
+    assert (done.outcome, done.reason) == (
+        "rejected",
+        "it takes images of 16x8x1, version 1, which serves, of 8x8x1: clients' requests fit one of them only, so "
+        "release it as another project",
     )
-    assert said in caplog.messages
+    check(world, 1)
 
 
 # --- what it costs is no verdict

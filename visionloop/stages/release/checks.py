@@ -75,16 +75,10 @@ def check_sound(one: Loaded) -> None:
 
 
 def check_speed(candidate: Loaded, champion: Loaded, golden: Golden, policy: Policy) -> None:
-    """Time a batch that both take in both lanes, in turns; images of another shape cannot be compared.
+    """Time a batch that both take in both lanes, in turns.
 
     Raises ModelRefused when the candidate is slower, StoreError when the champion, which serves, does not answer.
     """
-    if candidate.model.image != champion.model.image:
-        log.info(
-            "version %d takes %s, version %d %s: their speed is not compared",
-            *(candidate.version, candidate.model.expected, champion.version, champion.model.expected),
-        )
-        return
     images = golden.images[: batch_of_both(candidate, champion)]
     times: tuple[list[float], list[float]] = [], []
     began = time.monotonic()

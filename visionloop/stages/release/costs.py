@@ -34,9 +34,6 @@ def measure_cost(rollout: Rollout) -> Cost | None:
     try:
         candidate, champion = find_loaded(stores.canary, project, rollout.candidate, stores), _champion(rollout)
         golden = read_golden(get_artifact(stores.objects, rollout.candidate, GOLDEN))
-        if champion and champion.model.image != candidate.model.image:
-            log.info("version %d takes other images: its cost is not measured", champion.version)
-            champion = None
         images = golden.images[: batch_of_both(candidate, champion)]
         seconds = _seconds_per_1000([candidate, *([champion] if champion else [])], images)
     except (ModelRefused, StoreError) as error:

@@ -56,8 +56,17 @@ def _refusal(rollout: Rollout) -> str | None:
     if rollout.approval.decision == "rejected":
         return f"{rollout.approval.by} rejected it: {rollout.approval.reason}"
     serving = rollout.serving()
-    if serving and serving.version > rollout.candidate.version:
+    if serving is None:
+        return None
+    if serving.version > rollout.candidate.version:
         return f"version {serving.version} serves already, which is newer than {rollout.candidate.version}"
+    theirs = rollout.stores.ledger.get(Candidate, serving.candidate).image_shape
+    if theirs != rollout.candidate.image_shape:
+        taken, served = ("x".join(map(str, shape)) for shape in (rollout.candidate.image_shape, theirs))
+        return (
+            f"it takes images of {taken}, version {serving.version}, which serves, of {served}: clients' requests fit "
+            "one of them only, so release it as another project"
+        )
     return None
 
 

@@ -14,10 +14,10 @@ from visionloop.serving.rollout import Move, add, decide, describe, is_hopeless,
 from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.live import Live, begin
-from visionloop.stages.release.loading import GOLDEN, fetch
 from visionloop.stages.release.rollout import Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
+from visionloop.stores.packaged import GOLDEN, read_packaged
 from visionloop.stores.triton import ModelRefused
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class _Look:
         """The step with the evidence of some more probes; failed when the canary does not answer them."""
         wanted = min(LOOK_PROBES, self._policy.step_requests)
         if not self._is_well():
+            self.vitals.look()  # another project's candidate may have ended the lane meanwhile: that is no verdict
             return _failed(step, f"the canary lane fails the endpoint's checks{self._silence}")
         before, gave_up = self._routes.lane_stats(self._name), False
 
@@ -236,8 +237,12 @@ def _closed(steps: list[CanaryStep]) -> list[CanaryStep]:
 def _goldens(rollout: Rollout) -> dict[str, Golden]:
     """Each lane's own golden samples."""
     stores, serving = rollout.stores, rollout.serving()
-    goldens = {"canary": read_golden(fetch(rollout.candidate, GOLDEN, stores))}
+    goldens = {"canary": _golden(rollout.candidate, stores)}
     if serving:
         champion = stores.ledger.get(Candidate, serving.candidate)
-        goldens["stable"] = read_golden(fetch(champion, GOLDEN, stores))
+        goldens["stable"] = _golden(champion, stores)
     return goldens
+
+
+def _golden(candidate: Candidate, stores: Stores) -> Golden:
+    return read_golden(read_packaged(candidate, stores, GOLDEN)[GOLDEN])
