@@ -9,8 +9,10 @@ from visionloop.project import Project
 
 LABELS = "visionloop_labels"
 """Parameter with the classes' names (JSON), which no backend reads: clients learn them from the endpoint."""
+TIMEOUT_MS = "visionloop_timeout_ms"
+"""... with `serving.timeout_ms`, as the project had it when the model was packaged."""
 GOLDEN_SHA256 = "visionloop_golden_sha256"
-"""Parameter with the digest of golden.npz: the signature, which covers this file, so vouches for those answers too."""
+"""... and with the digest of golden.npz: the signature, which covers this file, so vouches for those answers too."""
 
 
 def render(project: Project, version: int, *, golden_sha256: str | None = None) -> str:
@@ -68,6 +70,7 @@ def model_config(project: Project, version: int) -> Any:
         parameters={
             "intra_op_thread_count": pb.ModelParameter(string_value=str(policy.threads)),
             LABELS: pb.ModelParameter(string_value=json.dumps(project.task.classes)),
+            TIMEOUT_MS: pb.ModelParameter(string_value=str(policy.timeout_ms)),
         },
         model_warmup=[_warmup(pb, dims)],
     )

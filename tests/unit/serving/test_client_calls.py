@@ -20,7 +20,7 @@ from visionloop.project import Project, parse_project
 from visionloop.serving.client import Answer, AsyncClient, Client, EndpointError, Model, connect, connect_async
 from visionloop.serving.client.call import AT_ONCE
 from visionloop.serving.client.channel import address_of
-from visionloop.serving.triton_config import LABELS, render
+from visionloop.serving.triton_config import LABELS, TIMEOUT_MS, render
 
 from .endpoint import Asked, Failed, Said, endpoint
 
@@ -321,7 +321,7 @@ def ask_without_a_project(kind: type, url: str, **given: object) -> tuple[Model,
 def test_the_endpoint_says_what_the_model_is_like(kind: type, lane: Lane) -> None:
     with endpoint(lane, render(PROJECT, 7)) as url:
         model, answer = ask_without_a_project(kind, url)
-        assert model == Model("p", (8, 8, 1), ("dark", "bright"), 4)
+        assert model == Model("p", (8, 8, 1), ("dark", "bright"), 4, PROJECT.serving.timeout_ms / 1000)
         assert answer.label == "bright"
         assert ask_without_a_project(kind, url, labels=["no", "yes"])[1].label == "yes"
         with pytest.raises(ConfigError, match="p has 2 classes, found 3 labels"):
@@ -343,6 +343,42 @@ def test_labels_that_are_none_are_said(lane: Lane, broken: str) -> None:
         pytest.raises(ConfigError, match="p: expected a JSON list of labels"),
     ):
         connect(url, "p")
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("1", 0.001), ("30000", 30.0), ("9999999999", 9_999_999.999)])
+def test_without_a_deadline_a_request_has_the_projects_time(lane: Lane, said: str, seconds: float) -> None:
+    with endpoint(lane, with_timeout(said)) as url, connect(url, "p") as client:
+        assert client.model.timeout_seconds == seconds
+
+
+def test_a_model_packaged_without_a_time_out_is_waited_for_half_a_minute(lane: Lane) -> None:
+    with endpoint(lane, render(PROJECT, 7).replace(TIMEOUT_MS, "other")) as url, connect(url, "p") as client:
+        assert client.model.timeout_seconds == 30.0
+
+
+def test_the_endpoints_time_ends_a_call(lane: Lane) -> None:
+    lane.seconds = 2.0
+    with endpoint(lane, with_timeout("300")) as url, connect(url, "p") as client:
+        began = time.monotonic()
+        with pytest.raises(EndpointError, match="DEADLINE_EXCEEDED"):
+            client.predict(images(255))
+        assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize("broken", ["", "0", "-1", "soon", "1.5", "1e9", "10000000000", "\u0661"])
+def test_a_time_out_that_is_none_is_said(lane: Lane, broken: str) -> None:
+    with (
+        endpoint(lane, with_timeout(broken)) as url,
+        pytest.raises(ConfigError, match="p: expected milliseconds, at least 1, in `visionloop_timeout_ms`, found"),
+    ):
+        connect(url, "p")
+
+
+def with_timeout(text: str) -> str:
+    """What the endpoint says of the model, with this time-out."""
+    config = text_format.Parse(render(PROJECT, 7), model_config_pb2.ModelConfig())
+    config.parameters[TIMEOUT_MS].string_value = text
+    return text_format.MessageToString(config)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])

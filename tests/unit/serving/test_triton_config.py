@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from visionloop.project import Project, parse_project
 from visionloop.serving.repository import VERSION
-from visionloop.serving.triton_config import LABELS, render
+from visionloop.serving.triton_config import LABELS, TIMEOUT_MS, render
 
 TEXT = """\
 project: screws
@@ -63,3 +63,8 @@ def test_a_model_that_cannot_run_fails_its_load() -> None:
 
 def test_the_classes_go_along_for_clients() -> None:
     assert json.loads(parsed().parameters[LABELS].string_value) == ["good", "bent", "broken"]
+
+
+def test_so_does_the_time_that_a_request_has() -> None:
+    assert parsed().parameters[TIMEOUT_MS].string_value == "10000"
+    assert parsed("serving: {timeout_ms: 30000}\n").parameters[TIMEOUT_MS].string_value == "30000"

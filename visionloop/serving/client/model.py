@@ -1,6 +1,7 @@
 """What a client knows of a model: from the project file, or from what the endpoint says of the model it serves."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,12 @@ from pydantic import ValidationError
 from visionloop.errors import ConfigError, DataError
 from visionloop.packaging.graph import INPUT, PROBABILITIES
 from visionloop.project import ImageShape, Project
-from visionloop.serving.triton_config import LABELS
+from visionloop.serving.triton_config import LABELS, TIMEOUT_MS
 
 LARGEST_REQUEST_BYTES = (16 << 20) - (64 << 10)
 """Of images in one request: the endpoint refuses a body above 16 MiB, head and names included."""
 PATIENCE_SECONDS = 30.0
-"""A request's time-out where the project's own is not known: the endpoint's answer to a late request comes earlier."""
+"""A request's time-out where the project's own is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def of_project(project: Project) -> Model:
 def of_config(config: Any, labels: Sequence[str] | None) -> Model:
     """As Triton describes it (ModelConfig). Labels: those given, else the config's own, else the classes' numbers.
 
-    Raises ConfigError for a model that is not of this loop's making, and for labels of another number than classes.
+    Raises ConfigError for a model that is not of this loop's making, for labels of another number than classes, and
+    for a time-out that is none.
     """
     images = [list(tensor.dims) for tensor in config.input if tensor.name == INPUT]
     outputs = [list(tensor.dims) for tensor in config.output if tensor.name == PROBABILITIES]
@@ -87,7 +89,7 @@ def of_config(config: Any, labels: Sequence[str] | None) -> Model:
     names = tuple(labels) if labels is not None else _own_labels(config) or tuple(map(str, range(classes)))
     if len(names) != classes:
         raise ConfigError(f"{config.name} has {classes} classes, found {len(names)} labels: give one per class")
-    return Model(config.name, (height, width, channels), names, config.max_batch_size)
+    return Model(config.name, (height, width, channels), names, config.max_batch_size, _own_timeout_seconds(config))
 
 
 def _own_labels(config: Any) -> tuple[str, ...]:
@@ -102,3 +104,13 @@ def _own_labels(config: Any) -> tuple[str, ...]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ConfigError(f"{config.name}: expected a JSON list of labels in `{LABELS}`, found {text[:80]!r}")
     return tuple(labels)
+
+
+def _own_timeout_seconds(config: Any) -> float:
+    """`PATIENCE_SECONDS` where the model was packaged without. Raises ConfigError for what is no number of ms."""
+    if TIMEOUT_MS not in config.parameters:
+        return PATIENCE_SECONDS
+    text = config.parameters[TIMEOUT_MS].string_value
+    if not re.fullmatch("[1-9][0-9]{0,9}", text):
+        raise ConfigError(f"{config.name}: expected milliseconds, at least 1, in `{TIMEOUT_MS}`, found {text[:80]!r}")
+    return int(text) / 1000
