@@ -42,6 +42,7 @@ def _show(found: Traffic, over: float) -> None:
         "errors": [_counted(one.errors) for one in found.lanes],
         "on the way": [_counted(one.causes) for one in found.lanes],
         "saved by the other lane": [str(one.saved) for one in found.lanes],
+        "answered when back": [str(one.waited) for one in found.lanes],
         "p50 / p90 / p99": [" / ".join(map(_ms, (one.p50_ms, one.p90_ms, one.p99_ms))) for one in found.lanes],
         "mean queue": [_ms(one.queue_ms) for one in found.lanes],
         "mean batch": ["-" if one.batch_images is None else f"{one.batch_images:.1f} images" for one in found.lanes],

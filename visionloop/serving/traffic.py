@@ -21,6 +21,8 @@ GRPC_NAMES = (
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
+SHARED = ("-first/http", "-first/grpc")
+"""How the names of clusters end in which one lane stands in for the other."""
 NO_LANE = "none"
 """What the capture service calls the lane of a request that none answered."""
 CAUSES = {
@@ -62,7 +64,9 @@ class LaneTraffic(Frozen):
     causes: dict[str, int]
     """What Envoy saw go wrong on the way to it (`CAUSES`)."""
     saved: int
-    """Requests that it failed and the other lane then answered."""
+    """Requests that it failed while there was a canary, and that the other lane answered (or, in turn, it itself)."""
+    waited: int
+    """Requests that it failed while there was no other, and that it answered once it was back."""
     p50_ms: float | None
     p90_ms: float | None
     p99_ms: float | None
@@ -157,6 +161,7 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
     answered = summed(triton, "nv_inference_request_success", **of_model)
     runs = summed(triton, "nv_inference_exec_count", **of_model)
     became = _outcomes(capture, **here)
+    saved, waited = _answered_after_all(envoy, here)
     return LaneTraffic(
         lane=lane,
         versions=sorted(int(version) for version in _by("version", triton, "nv_inference_count", **of_model)),
@@ -164,7 +169,8 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
         share=requests / total if total else 0.0,
         errors=_errors(envoy, here),
         causes={cause: int(n) for name, cause in CAUSES.items() if (n := summed(envoy, name, **here))},
-        saved=int(summed(envoy, "envoy_cluster_upstream_rq_retry_success", **here)) if lane == "canary" else 0,
+        saved=saved,
+        waited=waited,
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
@@ -173,6 +179,13 @@ def _lane(model: str, lane: str, envoy: Samples, triton: Samples, capture: Sampl
         captured=became.pop("captured", 0),
         dropped=became,
     )
+
+
+def _answered_after_all(envoy: Samples, here: Mapping[str, str]) -> tuple[int, int]:
+    """By the other lane, or by the same one: told by the cluster, which is one of both lanes (`-first`) or of one."""
+    found = _by("envoy_cluster_name", envoy, "envoy_cluster_upstream_rq_retry_success", **here)
+    both = sum(count for cluster, count in found.items() if cluster.endswith(SHARED))
+    return int(both), int(sum(found.values()) - both)
 
 
 def _outcomes(capture: Samples, **labels: str) -> dict[str, int]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,10 @@ import tritonclient.grpc as triton_grpc
 
 from visionloop.project import Project
 from visionloop.serving.client import Client
+from visionloop.serving.traffic import traffic
 from visionloop.stores.routes import open_routes
+from visionloop.stores.scrapes import scrape
+from visionloop.stores.triton import open_lane
 
 from . import servers, tiny
 from .conftest import make_project, put
@@ -98,6 +102,28 @@ def test_what_a_lane_fails_is_asked_of_the_other(lanes):
     found = ask(lanes, project, 1)
     assert {(status, lane) for status, lane, _ in found} == {(200, "stable")}
     assert inferences(lanes, "failing", "stable") == len(found) + 1
+
+
+def test_what_was_saved_is_told_by_who_answered_in_the_end(lanes):
+    """The other lane, whichever failed; or the same one, when it was back."""
+    counted = {}
+    for name, percent, models in (
+        ("good-stable", 100, {"stable": {}, "canary": {"fails": 1}}),
+        ("good-canary", 1, {"stable": {"fails": 1}, "canary": {}}),
+    ):
+        before = scrape(lanes.settings)
+        project = serve(lanes, name, percent=percent, **models)
+        ask(lanes, project, 2)
+        counted[name] = [(one.saved, one.waited) for one in traffic(name, scrape(lanes.settings), before).lanes]
+    assert counted["good-stable"][0] == (0, 0)
+    assert counted["good-stable"][1] in {(number, 0) for number in range(1, 5)}  # then the endpoint passes it by
+    assert counted["good-canary"][0] in {(3, 0), (4, 0)}
+
+    project, stable = serve(lanes, "back", percent=0, stable={}, canary={}), open_lane(lanes.settings, "stable")
+    stable.unload("back")
+    threading.Timer(1.0, lambda: stable.load("back")).start()
+    assert over_http(lanes, "back")[:2] == (200, "stable")
+    assert [(one.saved, one.waited) for one in traffic("back", scrape(lanes.settings)).lanes] == [(0, 1), (0, 0)]
 
 
 def test_a_canary_that_is_frozen_is_stood_in_for_after_a_third_of_the_time(lanes):

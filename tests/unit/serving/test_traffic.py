@@ -29,7 +29,11 @@ envoy_cluster_upstream_rq_timeout{model="m",lane="stable",protocol="http"} 2
 # TYPE envoy_cluster_upstream_cx_connect_fail counter
 envoy_cluster_upstream_cx_connect_fail{model="m",lane="canary",protocol="grpc",envoy_cluster_name="m/canary/grpc"} 7
 # TYPE envoy_cluster_upstream_rq_retry_success counter
-envoy_cluster_upstream_rq_retry_success{model="m",lane="canary",protocol="grpc"} 6
+envoy_cluster_upstream_rq_retry_success{model="m",lane="canary",envoy_cluster_name="m/canary-first/grpc"} 6
+envoy_cluster_upstream_rq_retry_success{model="m",lane="stable",envoy_cluster_name="m/stable-first/grpc"} 3
+envoy_cluster_upstream_rq_retry_success{model="m",lane="stable",envoy_cluster_name="m/stable-first/http"} 4
+envoy_cluster_upstream_rq_retry_success{model="m",lane="stable",envoy_cluster_name="m/stable/http"} 2
+envoy_cluster_upstream_rq_retry_success{model="n",lane="stable",envoy_cluster_name="n/stable/http"} 8
 # TYPE envoy_cluster_upstream_rq_time histogram
 envoy_cluster_upstream_rq_time_bucket{model="m",lane="stable",protocol="http",le="1"} 30
 envoy_cluster_upstream_rq_time_bucket{model="m",lane="stable",protocol="http",le="2"} 50
@@ -81,12 +85,23 @@ def test_each_lane_by_itself() -> None:
     assert stable.errors == {"HTTP 400": 3, "HTTP 503": 2, "UNAVAILABLE": 4}
     assert canary.errors == {"INVALID_ARGUMENT": 1, "gRPC 99": 1}
     assert (stable.causes, canary.causes) == ({"timed out": 2}, {"no connection": 7})
-    assert (stable.saved, canary.saved) == (0, 6)
+    assert (stable.saved, canary.saved) == (3 + 4, 6)
+    assert (stable.waited, canary.waited) == (2, 0)
     assert (stable.queue_ms, stable.batch_images) == (0.2, 4.0)
     assert (canary.queue_ms, canary.batch_images) == (None, None)
     assert (stable.captured, stable.dropped) == (40, {"refused": 9})
     assert (canary.captured, canary.dropped) == (0, {"full": 2})
     assert found.silent == []
+
+
+def test_a_models_name_says_nothing_about_who_answered_in_the_end() -> None:
+    text = """\
+# TYPE envoy_cluster_upstream_rq_retry_success counter
+envoy_cluster_upstream_rq_retry_success{model="x-first",lane="stable",envoy_cluster_name="x-first/stable/http"} 2
+envoy_cluster_upstream_rq_retry_success{model="x-first",lane="stable",envoy_cluster_name="x-first/stable-first/http"} 5
+"""
+    stable, canary = traffic("x-first", Scrape(text, {}, "")).lanes
+    assert (stable.saved, stable.waited, canary.saved, canary.waited) == (5, 2, 0, 0)
 
 
 def test_quantiles_are_over_both_protocols() -> None:
