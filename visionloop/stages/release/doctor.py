@@ -9,10 +9,11 @@ from visionloop.records import Candidate, Release, RolloutState
 from visionloop.serving.consistency import Difference, Facts, LaneFacts, differences
 from visionloop.stages.release.ending import end, finished, put_back
 from visionloop.stages.release.inputs import RollbackInputs
-from visionloop.stages.release.loading import check_signature, fetch
 from visionloop.stages.release.rollout import STATE, empty_canary, last_release, running
 from visionloop.stages.release.way_back import rollback
 from visionloop.stores import Stores
+from visionloop.stores.objects import get_artifact
+from visionloop.stores.packaged import check_signed
 from visionloop.stores.triton import Lane
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _facts(project: Project, stores: Stores) -> Facts:
         canary=_lane(project, stores.canary),
         weights=(weights.stable, weights.canary) if weights else None,
         mirrored=weights is not None and weights.mirrored,
-        damaged=_damaged(project, serving, stores),
+        damaged=_damaged(serving, stores),
     )
 
 
@@ -77,7 +78,7 @@ def _lane(project: Project, lane: Lane) -> LaneFacts:
     return LaneFacts(loaded=lane.served(project.name), on_disk=lane.entry(project.name).version())
 
 
-def _damaged(project: Project, serving: Release | None, stores: Stores) -> tuple[str, ...]:
+def _damaged(serving: Release | None, stores: Stores) -> tuple[str, ...]:
     """Artifacts that no lane could load any more."""
     if serving is None:
         return ()
@@ -85,13 +86,13 @@ def _damaged(project: Project, serving: Release | None, stores: Stores) -> tuple
     found, files = [], {}
     for name in candidate.artifacts:
         try:
-            files[name] = fetch(candidate, name, stores)
+            files[name] = get_artifact(stores.objects, candidate, name)
         except (NotFound, IntegrityError) as error:
             log.warning("%s: %s", name, error)
             found.append(name)
     if not found:
         try:
-            check_signature(project, candidate, files, stores)
+            check_signed(candidate, files, stores)
         except IntegrityError as error:
             log.warning("%s", error)
             found.append("the signature")

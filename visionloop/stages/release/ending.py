@@ -7,7 +7,6 @@ canary any weight, and nobody else decides otherwise. What a killed process left
 import logging
 from datetime import UTC, datetime
 
-from visionloop.errors import Conflict
 from visionloop.project import Project
 from visionloop.records import Candidate, Ending, Release, RolloutState
 from visionloop.stages.release.inputs import Inputs
@@ -35,7 +34,7 @@ def end(rollout: Rollout, outcome: Outcome, reason: str) -> Release:
     rollout.stores.state.update(RolloutState, rollout.project.name, STATE, change)
     done = finished(rollout)
     if done is None:
-        raise Conflict(f"the release of version {rollout.candidate.version} was taken over by another process")
+        raise rollout.taken_over()
     return done
 
 

@@ -1,19 +1,16 @@
 """A version goes into a lane: its files are those that were approved and signed, and it answers as it did offline."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from visionloop.project import Project
 from visionloop.records import Candidate
 from visionloop.serving.golden import read_golden
 from visionloop.stages.release.checks import check_sound, smoke
 from visionloop.stages.release.loaded import loaded
-from visionloop.stores import Stores, packaged
+from visionloop.stores import Stores
 from visionloop.stores.lane_lock import lane_lock
-from visionloop.stores.objects import get_artifact
-from visionloop.stores.packaged import CONFIG, MODEL, check_signed, read_packaged
+from visionloop.stores.packaged import CONFIG, GOLDEN, MODEL, read_packaged
 from visionloop.stores.triton import Lane, ModelRefused
-
-GOLDEN = packaged.GOLDEN
 
 
 def load(
@@ -51,13 +48,3 @@ def load(
     smoke(one, read_golden(files[GOLDEN]), project.release)
     check_sound(one)
     entry.prune()
-
-
-def check_signature(project: Project, candidate: Candidate, files: Mapping[str, bytes], stores: Stores) -> None:
-    """Raises IntegrityError when model, configuration and golden samples are not what this installation signed."""
-    check_signed(candidate, files, stores)
-
-
-def fetch(candidate: Candidate, name: str, stores: Stores) -> bytes:
-    """An artifact's bytes. Raises IntegrityError when they are not those that the candidate vouches for."""
-    return get_artifact(stores.objects, candidate, name)

@@ -11,10 +11,12 @@ from visionloop.stages.release.costs import measure_cost
 from visionloop.stages.release.ending import end, finished
 from visionloop.stages.release.inputs import Inputs
 from visionloop.stages.release.loaded import find_loaded
-from visionloop.stages.release.loading import GOLDEN, fetch, load
+from visionloop.stages.release.loading import load
 from visionloop.stages.release.rollout import STATE, Rollout, open_rollout
 from visionloop.stages.release.vitals import Vitals
 from visionloop.stores import Stores
+from visionloop.stores.objects import get_artifact
+from visionloop.stores.packaged import GOLDEN
 from visionloop.stores.routes import Weights
 from visionloop.stores.triton import ModelRefused
 
@@ -39,8 +41,7 @@ def preflight(project: Project, inputs: Inputs, stores: Stores) -> RolloutState 
     try:
         load(stores.canary, project, rollout.candidate, stores, allowed=rollout.mine)
         vitals.look()
-        _check_speed(rollout)
-        _check_endurance(rollout, vitals)
+        _measure(rollout, vitals)
         cost = state.cost or measure_cost(rollout)
     except ModelRefused as error:
         rollout.advance(memory=vitals.readings)
@@ -117,18 +118,12 @@ def _check_stable(rollout: Rollout) -> None:
         )
 
 
-def _check_speed(rollout: Rollout) -> None:
-    serving, stores = rollout.serving(), rollout.stores
+def _measure(rollout: Rollout, vitals: Vitals) -> None:
+    """Its speed beside the version that serves, and what it needs under the largest requests."""
+    project, stores, serving = rollout.project, rollout.stores, rollout.serving()
+    golden = read_golden(get_artifact(stores.objects, rollout.candidate, GOLDEN))
+    candidate = find_loaded(stores.canary, project, rollout.candidate, stores)
     if serving:
-        golden = read_golden(fetch(rollout.candidate, GOLDEN, stores))
-        candidate = find_loaded(stores.canary, rollout.project, rollout.candidate, stores)
         champion = stores.ledger.get(Candidate, serving.candidate)
-        check_speed(
-            candidate, find_loaded(stores.stable, rollout.project, champion, stores), golden, rollout.project.release
-        )
-
-
-def _check_endurance(rollout: Rollout, vitals: Vitals) -> None:
-    golden = read_golden(fetch(rollout.candidate, GOLDEN, rollout.stores))
-    one = find_loaded(rollout.stores.canary, rollout.project, rollout.candidate, rollout.stores)
-    check_endurance(one, golden, vitals)
+        check_speed(candidate, find_loaded(stores.stable, project, champion, stores), golden, project.release)
+    check_endurance(candidate, golden, vitals)

@@ -60,7 +60,7 @@ class Rollout:
 
         def change(current: RolloutState | None) -> RolloutState:
             if current is None or not self.is_mine(current):
-                raise Conflict(f"the release of version {self.candidate.version} was taken over by another process")
+                raise self.taken_over()
             if current.ending:
                 found = f"{current.ending.outcome}: {current.ending.reason}"
                 raise Conflict(f"the release of version {self.candidate.version} is being ended as {found}")
@@ -90,7 +90,11 @@ class Rollout:
     def still(self) -> None:
         """Raises Conflict when it is no longer the release in progress, ended or not."""
         if not self.is_mine(self.state()):
-            raise Conflict(f"the release of version {self.candidate.version} was taken over by another process")
+            raise self.taken_over()
+
+    def taken_over(self) -> Conflict:
+        """What a process is told that goes on with what is another's by now."""
+        return Conflict(f"the release of version {self.candidate.version} was taken over by another process")
 
     def route(self, *, canary: int, mirrored: bool = False) -> None:
         """Give the canary lane so many percent of the traffic. Raises as `advance`, and then nothing is changed."""
