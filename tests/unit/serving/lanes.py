@@ -369,6 +369,12 @@ class World:
         """Of a release of a candidate that is decided now."""
         return release.Inputs(candidate=candidate, approval=self.stores.ledger.uri(self.approve(candidate, **said)))
 
+    def underway(self) -> release.Inputs:
+        """Of a release of version 2 that is through its preflight."""
+        inputs = self.inputs(self.candidate(2, bias=0.1))
+        release.preflight(self.project, inputs, self.stores)
+        return inputs
+
     def go(self, inputs: release.Inputs, stores: Stores | None = None) -> Release:
         """All three functions, as the DAG runs them."""
         for function in (release.preflight, release.shadow, release.canary, release.promote):

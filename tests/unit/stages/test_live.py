@@ -23,9 +23,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def underway(world: World) -> Inputs:
-    inputs = world.inputs(world.candidate(2, bias=0.1))
-    release.preflight(world.project, inputs, world.stores)
-    return inputs
+    return world.underway()
 
 
 def soon() -> int:

@@ -29,9 +29,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def underway(world: World) -> Inputs:
     """A release that is ready for its canary."""
-    inputs = world.inputs(world.candidate(2, bias=0.1))
-    release.preflight(world.project, inputs, world.stores)
-    return inputs
+    return world.underway()
 
 
 class Worker:

@@ -59,6 +59,6 @@ class Live:
 
 def begin(rollout: Rollout) -> LiveAnswers | None:
     """From now on; None where nothing serves beside the canary, or nothing is captured."""
-    if not rollout.project.monitoring.capture_percent or rollout.serving() is None:
+    if not rollout.project.monitoring.capture_percent or rollout.champion is None:
         return None
     return LiveAnswers(since=datetime.now(UTC))

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from visionloop.errors import StageError
+from visionloop.monitoring.champion import serving_release
 from visionloop.project import Project
 from visionloop.records import Cost, Frozen, Order, Release, RolloutState
 from visionloop.serving.rollout import measure
-from visionloop.stages.release.rollout import STATE, last_release, running
+from visionloop.stages.release.rollout import STATE, running
 from visionloop.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -66,19 +67,7 @@ class Status(Frozen):
 
 def history(project: Project, stores: Stores) -> list[Ended]:
     """All releases and rollbacks, the newest first."""
-    releases = sorted(stores.ledger.all(Release, project.name), key=lambda one: one.created_at, reverse=True)
-    return [
-        Ended(
-            version=one.version,
-            outcome=one.outcome,
-            at=one.created_at,
-            reason=one.reason,
-            approved_by=one.decided_by,
-            previous_version=one.previous_version,
-            record=one.id,
-        )
-        for one in releases
-    ]
+    return [_ended(one) for one in reversed(stores.ledger.all(Release, project.name))]
 
 
 def status(project: Project, stores: Stores) -> Status:
@@ -98,7 +87,8 @@ def status(project: Project, stores: Stores) -> Status:
         )
         for one in (measure(state.steps, policy, state.live) if rollout else [])
     ]
-    serving = last_release(project, stores)
+    releases = stores.ledger.all(Release, project.name)
+    serving = serving_release(releases)
     return Status(
         project=project.name,
         serving=serving.version if serving else None,
@@ -106,7 +96,7 @@ def status(project: Project, stores: Stores) -> Status:
         state=state,
         findings=findings,
         cost=state.cost if rollout else serving.cost if serving else None,
-        last=next(iter(history(project, stores)), None),
+        last=_ended(releases[-1]) if releases else None,
     )
 
 
@@ -140,3 +130,15 @@ def _check(project: Project, state: RolloutState, verb: str) -> None:
         raise StageError(f"the release of {project.name} is not paused")
     if verb == "pause" and state.paused:
         raise StageError(f"the release of {project.name} is paused already")
+
+
+def _ended(release: Release) -> Ended:
+    return Ended(
+        version=release.version,
+        outcome=release.outcome,
+        at=release.created_at,
+        reason=release.reason,
+        approved_by=release.decided_by,
+        previous_version=release.previous_version,
+        record=release.id,
+    )

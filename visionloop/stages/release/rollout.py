@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal
 
 from visionloop.errors import Conflict, IntegrityError, StageError, StoreError
@@ -42,6 +43,12 @@ class Rollout:
     def serving(self) -> Release | None:
         """What serves now, None before the first release."""
         return last_release(self.project, self.stores)
+
+    @cached_property
+    def champion(self) -> int | None:
+        """The version that serves beside it: no other can come while this release is in progress."""
+        serving = self.serving()
+        return serving.version if serving else None
 
     def recorded(self) -> Release | None:
         """The record of a release that came to its end."""

@@ -54,8 +54,7 @@ def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
         state = _time_stable(rollout, state, client, goldens)
         if state.live is None and not state.steps:
             state = rollout.advance(live=begin(rollout))
-        look = _Look(rollout, client, goldens)
-        look.live = Live(rollout, state.live.since) if state.live else None
+        look = _Look(rollout, client, goldens, Live(rollout, state.live.since) if state.live else None)
         while True:
             move = decide(state, percents, project.release)
             if move.kind == "roll_back":
@@ -69,14 +68,13 @@ def canary(project: Project, inputs: Inputs, stores: Stores) -> RolloutState | R
 class _Look:
     """Gathers evidence through the endpoint: the loop's own probes, and the endpoint's counts of all traffic."""
 
-    def __init__(self, rollout: Rollout, client: Client, goldens: dict[str, Golden]) -> None:
-        self._rollout, self._client, self._goldens = rollout, client, goldens
+    def __init__(self, rollout: Rollout, client: Client, goldens: dict[str, Golden], live: Live | None) -> None:
+        self._rollout, self._client, self._goldens, self._live = rollout, client, goldens, live
         self._name, self._routes = rollout.project.name, rollout.stores.routes
         self._policy = rollout.project.release
         self._spoke = 0.0
         self._silence = ""
         self.vitals = Vitals(rollout, patience_seconds=READING_SECONDS)
-        self.live: Live | None = None
 
     def probe(self, step: CanaryStep, *, slow_ms: float | None) -> CanaryStep:
         """The step with the evidence of some more probes; failed when the canary does not answer them."""
@@ -117,7 +115,7 @@ class _Look:
 
     def answers(self) -> LiveAnswers | None:
         """What clients were answered since the canary began."""
-        return self.live.look() if self.live else None
+        return self._live.look() if self._live else None
 
     def speak(self, text: str) -> None:
         """Log it, unless that was done just now."""
