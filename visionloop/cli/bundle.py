@@ -41,7 +41,7 @@ def bundle(
         "project": candidate.project,
         "version": candidate.version,
         "variant": candidate.variant,
-        "release": made.ending.outcome,
+        "release": made.standing.outcome,
         "model_sha256": candidate.model_sha256,
     }
     if as_json:

@@ -1,7 +1,7 @@
 """A model for the edge as one file: ONNX, labels, what to do with an image, digests, known answers, and a runner.
 
 The runner needs nothing but onnxruntime and numpy, and refuses to answer where a byte is not as it was packed. The
-same candidate and ending give the same bytes: entries are stored, not compressed, and carry no time.
+same candidate and standing give the same bytes: entries are stored, not compressed, and carry no time.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ RUNNER = Path(__file__).parent / "bundled" / "run.py"
 MODEL, GOLDEN, MANIFEST = "model.onnx", "golden.npz", "manifest.json"
 
 
-class Ending(NamedTuple):
+class Standing(NamedTuple):
     """What became of a version's release."""
 
     outcome: Literal["promoted", "rolled_back", "rejected", "taken_back", "unreleased"]
@@ -30,15 +30,15 @@ class Ending(NamedTuple):
     reason: str
 
 
-def ending(candidate: str, releases: Iterable[Release]) -> Ending:
+def standing(candidate: str, releases: Iterable[Release]) -> Standing:
     """Of the candidate with this URI, from all releases of its project, oldest first."""
-    found = Ending("unreleased", "no release of it has ended")
+    found = Standing("unreleased", "no release of it has ended")
     version = 0
     for release in releases:
         if release.candidate == candidate:
-            found, version = Ending(release.outcome, release.reason), release.version
+            found, version = Standing(release.outcome, release.reason), release.version
         elif release.outcome == "promoted" and release.version < version == release.previous_version:
-            found = Ending("taken_back", release.reason)
+            found = Standing("taken_back", release.reason)
     return found
 
 

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 
 from visionloop.errors import IntegrityError, NotFound
-from visionloop.packaging.bundle import Ending, ending, pack
+from visionloop.packaging.bundle import Standing, pack, standing
 from visionloop.project import Project
 from visionloop.records import Approval, Candidate, Frozen, Release, record_id
 from visionloop.stores import Stores
@@ -25,7 +25,7 @@ class Bundle:
     """A candidate as one file."""
 
     candidate: Candidate
-    ending: Ending
+    standing: Standing
     data: bytes
 
 
@@ -38,7 +38,7 @@ def run(project: Project, inputs: Inputs, stores: Stores) -> Bundle:
     candidate = stores.ledger.get(Candidate, uri)
     _check(project, uri, candidate, stores)
     files = read_packaged(candidate, stores, GOLDEN)
-    ended = ending(uri, stores.ledger.all(Release, project.name))
+    ended = standing(uri, stores.ledger.all(Release, project.name))
     data = pack(candidate, model=files[MODEL], golden=files[GOLDEN], outcome=ended.outcome)
     log.info("bundled version %d of %s: %d bytes", candidate.version, project.name, len(data))
     if ended.outcome != "promoted":

@@ -17,7 +17,7 @@ import pytest
 
 from tests.unit.packaging.graphs import CLASSES, SIDE, images, network
 from visionloop.packaging import golden
-from visionloop.packaging.bundle import ending, pack
+from visionloop.packaging.bundle import pack, standing
 from visionloop.packaging.runtime import onnx_predictor
 from visionloop.records import Artifact, Candidate, Parity, Release
 
@@ -182,4 +182,4 @@ def release(version: int, previous: int | None, outcome: str = "promoted") -> Re
     ids=["none", "of others", "promoted", "rolled back", "rejected", "followed", "taken back", "older", "back again"],
 )
 def test_what_became_of_version_2(releases: list[Release], expected: tuple[str, str]) -> None:
-    assert ending("c2", releases) == expected
+    assert standing("c2", releases) == expected
