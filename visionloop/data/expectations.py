@@ -24,6 +24,9 @@ from visionloop.errors import StageError
 
 __all__ = ["Expected", "Result", "evaluate", "gxe", "render"]
 
+VIEW = DefaultJinjaPageView()
+"""One for all pages: it compiles its templates only once."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -78,7 +81,7 @@ def evaluate(frame: pd.DataFrame, expected: Sequence[Expected], *, name: str) ->
 def render(answer: Any) -> str:
     """Great Expectations' own HTML page of a validation result (`Result.raw`)."""
     with np.printoptions(legacy="1.25"):
-        return str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(answer)))
+        return str(VIEW.render(ValidationResultsPageRenderer().render(answer)))
 
 
 def _result(expected: Expected, found: Any, answer: Any) -> Result:

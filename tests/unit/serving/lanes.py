@@ -296,6 +296,19 @@ class World:
             vars(each).clear()
             vars(each).update(values)
 
+    def killed_at_each_change(self, work: Callable[[Stores], object]) -> Iterator[int]:
+        """For each change that `work` makes: the world as it is now, and then as a process left it that died there."""
+        self.keep()
+        for number in range(1, 100):
+            self.again()
+            try:
+                work(self.connect(dies_after=number))
+            except Killed:
+                yield number
+            else:
+                assert number > 4, "hardly anything was changed"
+                return
+
     def _parts(self) -> tuple[FakeLane, FakeLane, FakeRoutes, FakeRegistry]:
         return self.stable, self.canary, self.routes, self.registry
 

@@ -20,7 +20,6 @@ from visionloop.serving.repository import Entry
 from visionloop.stages import release
 from visionloop.stages.release import Inputs, RollbackInputs
 from visionloop.stages.release.rollout import open_rollout
-from visionloop.stores import Stores
 from visionloop.stores.routes import Weights
 from visionloop.stores.triton import ModelRefused
 
@@ -109,65 +108,6 @@ def test_a_finished_release_returns_its_record_from_everything(world: World) -> 
         assert function(world.project, inputs, world.connect()) == done
     assert world.routes.history == []
     assert world.releases() == [done]
-
-
-# --- killed and run again
-
-
-def killed_at_each_change(world: World, work: Callable[[Stores], object]) -> Iterator[int]:
-    """For each change that `work` makes: the world as it was kept, and then as a process left it that died there."""
-    world.keep()
-    for number in range(1, 100):
-        world.again()
-        try:
-            work(world.connect(dies_after=number))
-        except Killed:
-            yield number
-        else:
-            assert number > 4, "hardly anything was changed"
-            return
-
-
-def test_killed_after_each_change_and_run_again(world: World) -> None:
-    world.release(1)
-    inputs = world.inputs(world.candidate(2, bias=0.1))
-    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
-        assert world.stable.served("p") in (1, 2)  # somebody always answers
-        assert world.stable.loaded["p"][0] == world.stable.entry("p").version()
-        done = world.go(inputs, world.connect())
-        assert (done.outcome, done.version, done.previous_version) == ("promoted", 2, 1)
-        assert [step.canary_percent for step in done.steps] == [50]
-        assert [r.version for r in world.releases()] == [1, 2]
-        assert world.registry.tags[2]["visionloop.release"] == world.stores.ledger.uri(done)
-        check(world, 2)
-
-
-def test_a_first_release_that_is_killed_too(world: World) -> None:
-    inputs = world.inputs(world.candidate(1))
-    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
-        world.go(inputs, world.connect())
-        assert [r.version for r in world.releases()] == [1]
-        check(world, 1)
-
-
-def test_a_release_that_fails_and_is_killed_at_any_change_leaves_the_old_version(world: World) -> None:
-    world.release(1)
-    inputs = world.inputs(world.candidate(2, golden={"bias": 0.9}, bias=-0.9))
-    for _ in killed_at_each_change(world, lambda stores: world.go(inputs, stores)):
-        assert world.go(inputs, world.connect()).outcome == "rejected"
-        assert [r.outcome for r in world.releases()] == ["promoted", "rejected"]
-        check(world, 1)
-
-
-def test_a_rollback_that_is_killed_at_any_change_is_finished_by_the_next(world: World) -> None:
-    back = BACK.model_copy(update={"to_version": 1})
-    world.release(1)
-    world.release(2, bias=0.1)
-    for _ in killed_at_each_change(world, lambda stores: release.rollback(world.project, back, stores)):
-        done = release.rollback(world.project, back, world.connect())
-        assert (done.version, done.outcome) == (1, "promoted")
-        assert len(world.releases()) == 3
-        check(world, 1)
 
 
 # --- refused
@@ -762,7 +702,7 @@ def test_rollback_after_a_promotion_that_was_killed_at_any_change(world: World, 
     release.preflight(world.project, inputs, world.stores)
     release.canary(world.project, inputs, world.stores)
     seen = set()
-    for _ in killed_at_each_change(world, lambda stores: release.promote(world.project, inputs, stores)):
+    for _ in world.killed_at_each_change(lambda stores: release.promote(world.project, inputs, stores)):
         through = state(world).ending is not None or any(r.version == 2 for r in world.releases())
         seen.add(through)
         if first and through:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.serving.lanes import PROJECT, Killed, World
+from tests.unit.serving.lanes import PROJECT, World
 from visionloop.errors import StoreError
 from visionloop.records import Candidate
 from visionloop.stages import release
@@ -65,24 +65,6 @@ def test_a_lane_that_lost_its_model(world: World) -> None:
     assert said(world) == ["the stable lane serves nothing, released is version 2"]
     mend(world)
     check(world, 2)
-
-
-def test_what_any_killed_release_leaves_is_named_or_goes_on(world: World) -> None:
-    """Whatever is left: after the doctor, and the release again, everything agrees."""
-    inputs = world.inputs(world.candidate(3, bias=0.2))
-    world.keep()
-    for number in range(1, 100):
-        world.again()
-        try:
-            world.go(inputs, world.connect(dies_after=number))
-        except Killed:
-            mend(world)
-            world.go(inputs, world.connect())
-            assert said(world) == []
-            check(world, 3)
-        else:
-            assert number > 4
-            return
 
 
 def test_a_damaged_artifact_is_named_and_nothing_is_changed(world: World) -> None:

@@ -278,7 +278,7 @@ def told(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int | N
     for name, seconds in (("QUIET", 0.3), ("LOOK", 0.1), ("WRITTEN", 0.1)):
         monkeypatch.setattr(mirror, f"{name}_SECONDS", seconds)
     with ThreadingHTTPServer(("127.0.0.1", 0), Metrics) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         world.settings = world.settings.model_copy(update={"capture_url": url})
         world.stores = world.connect()
