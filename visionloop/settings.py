@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from visionloop.errors import ConfigError
 
 PREFIX = "VISIONLOOP_"
-KEY_FILES = ("endpoint_key", "endpoint_keys", "signing_key", "verify_key")
 BY_HAND = {"endpoint_keys": "endpoint-keys"}
 """Files that `visionloop up` chooses no place for: field -> the usual name below home."""
 
