@@ -41,7 +41,7 @@ down: $(STAMP) ## stop them; data stay
 
 test: $(STAMP) browser ## every test: unit, model, integration on real servers, the whole loop
 	$(UNIT)
-	$(BIN)/python -m pytest tests/model tests/integration tests/e2e
+	$(BIN)/python -m pytest tests/model tests/integration tests/e2e --durations=25
 
 test-unit: $(STAMP) ## the tests that need no server, below 60 s
 	$(UNIT)
