@@ -43,7 +43,7 @@ test: $(STAMP) browser ## every test: unit, model, integration on real servers, 
 	$(UNIT)
 	$(BIN)/python -m pytest tests/model tests/integration tests/e2e --durations=25
 
-test-unit: $(STAMP) ## the tests that need no server, below 60 s
+test-unit: $(STAMP) ## the tests that need no server
 	$(UNIT)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter

@@ -2,7 +2,8 @@
 
 Every figure is a ratio within a round; a round visits everybody, and the median over the rounds counts. The load is one
 process (`serving_bench/load.py`) on the same cores, the same for all. Writes `.visionloop/bench/serving.json`; a
-measurement, not a test: exits 0 whether or not the goals hold. About fifteen minutes on two cores.
+measurement, not a test: exits 0 whether or not the goals hold. Ten minutes on two
+cores, where the other servers are installed already.
 
     python tools/bench_serving.py                    all
     python tools/bench_serving.py --rounds 1 --seconds 2 --without-rivals
@@ -72,6 +73,7 @@ AT_LEAST = {"resnet18_1_image_c64", "resnet18_16_images", "demo_64_images", "ahe
 """The other goals are upper bounds."""
 
 CONNECTIONS, FEW = 64, 8
+CORES = os.cpu_count() or 1
 SHOWN = 256
 ANSWERS_DIFFER = 1e-3
 Ask = Callable[[Images], NDArray[np.float32]]
@@ -193,8 +195,7 @@ def made(backbone: str, side: int, channels: int, *, int8: bool) -> Model:
 
 def rates_in_process(data: bytes, images: Images) -> dict[Way, float]:
     """Images a second of each way: the median of three, in turns."""
-    cores = os.cpu_count() or 1
-    ways = [Way(s, t, b) for s, t in {(1, cores), (cores, 1)} for b in (16, 32, 64, 128)]
+    ways = [Way(s, t, b) for s, t in {(1, CORES), (CORES, 1)} for b in (16, 32, 64, 128)]
     turns = [{way: in_process(data, images, way, seconds=0.5) for way in ways} for _ in range(3)]
     return {way: statistics.median(turn[way] for turn in turns) for way in ways}
 
@@ -276,7 +277,7 @@ def one_round(bench: Bench, resnet: Model, demo: Model, direct: int, through: in
     check(demo, lambda images: demos.ask(images, direct))
     found = {
         "resnet_in_process": speed(resnet, bench.seconds),
-        "resnet_in_process_p50": in_process_p50_ms(resnet.data, one, os.cpu_count() or 1, bench.seconds / 2),
+        "resnet_in_process_p50": in_process_p50_ms(resnet.data, one, CORES, bench.seconds / 2),
     }
     found |= named("resnet_direct", bench.load("direct", protocol, direct, one, CONNECTIONS))
     with bare_envoy(BENCH, direct) as bare:
@@ -302,7 +303,7 @@ def rivals_round(bench: Bench, model: Model, files: Mapping[str, Path]) -> Round
     found: Round = {}
     side = ",".join(str(length) for length in model.images.shape[1:])
     environ = {
-        "MODEL": str(files["rivals.onnx"]), "SHAPE": side, "THREADS": str(os.cpu_count() or 1),
+        "MODEL": str(files["rivals.onnx"]), "SHAPE": side, "THREADS": str(CORES),
         "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(BENCH / "bentoml"), "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
@@ -383,16 +384,13 @@ def reported(bench: Bench, found: list[Round], resnet: Model, demo: Model, secon
         "contenders": {name: round(value, 3) for name, value in medians(found).items()},
         "rounds": [{name: round(value, 3) for name, value in each.items()} for each in found],
         "unanswered": bench.errors,
-        "in_process": {
-            model.name: {
-                **model.best._asdict(),
-                "served": {"instances": model.project.serving.instances, "threads": model.project.serving.threads},
-            }
-            for model in (resnet, demo)
+        "in_process": {model.name: model.best._asdict() for model in (resnet, demo)},
+        "served": {
+            model.name: model.project.serving.model_dump(include={"instances", "threads"}) for model in (resnet, demo)
         },
         "rivals": {rival.name: {"version": version_of(rival), "batching": rival.batching} for rival in bench.rivals},
         "seconds": round(seconds, 1),
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": CORES},
         "versions": {name: version(name) for name in ("onnxruntime", "tritonclient", "mlflow", "ray")},
     }
 
@@ -419,7 +417,7 @@ def measures(bench: Bench, found: list[Round]) -> Round:
         made["demo_64_images"].append(each["demo_direct_64.rate"] / each["demo_in_process"])
         made["demo_client"].append(each["demo_client"] / each["demo_in_process"])
         made["demo_1_image_c64"].append(each["demo_direct_1.rate"] / each["demo_in_process"])
-        made["demo_core_us_a_request"].append(1e6 * (os.cpu_count() or 1) / each["demo_direct_1.rate"])
+        made["demo_core_us_a_request"].append(1e6 * CORES / each["demo_direct_1.rate"])
         if bench.rivals:
             names = [rival.name for rival in bench.rivals]
             made["ahead_in_throughput"].append(each["resnet_envoy.rate"] / max(each[f"{n}.rate"] for n in names))

@@ -65,9 +65,10 @@ def test_a_rollback_that_is_killed_at_any_change_is_finished_by_the_next(world: 
 def test_what_any_killed_release_leaves_is_named_or_goes_on(world: World) -> None:
     """Whatever is left: after the doctor, and the release again, everything agrees."""
     world.release(1)
-    inputs = world.inputs(world.candidate(2, bias=0.1))
+    world.release(2, bias=0.1)
+    inputs = world.inputs(world.candidate(3, bias=0.2))
     for _ in world.killed_at_each_change(lambda stores: world.go(inputs, stores)):
         mend(world)
         world.go(inputs, world.connect())
         assert said(world) == []
-        check(world, 2)
+        check(world, 3)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.unit.serving.lanes import World
 from tests.unit.stages.test_release import BACK, check
+from tests.unit.stages.test_release_doctor import mend
 from visionloop.errors import StageError, StoreError
 from visionloop.stages import release
-from visionloop.stores import Stores
 
 
 @pytest.fixture
@@ -22,31 +22,26 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def abort(world: World, stores: Stores) -> None:
-    release.abort(world.project, BACK, stores)
+def abort(world: World) -> None:
+    release.abort(world.project, BACK, world.connect())
 
 
-def roll_back(world: World, stores: Stores) -> None:
-    release.rollback(world.project, BACK, stores)
+def roll_back(world: World) -> None:
+    release.rollback(world.project, BACK, world.connect())
 
 
-def release_a_newer_one(world: World, stores: Stores) -> None:
-    world.go(world.inputs(world.candidate(3, bias=0.2)), stores)
+def release_a_newer_one(world: World) -> None:
+    world.go(world.inputs(world.candidate(3, bias=0.2)), world.connect())
 
 
-def call_off(world: World, stores: Stores) -> None:
-    release.call_off(world.project, world.inputs(world.candidate(2, bias=0.1)), stores)
-
-
-def mend(world: World, stores: Stores) -> None:
-    for difference in release.examine(world.project, stores):
-        release.repair(world.project, difference, stores)
+def call_off(world: World) -> None:
+    release.call_off(world.project, world.inputs(world.candidate(2, bias=0.1)), world.connect())
 
 
 @pytest.mark.parametrize("other", [abort, roll_back, release_a_newer_one, call_off, mend])
 @pytest.mark.parametrize("well", [True, False])
 def test_somebody_else_comes_between_at_each_change(
-    world: World, other: Callable[[World, Stores], None], well: bool, monkeypatch: pytest.MonkeyPatch
+    world: World, other: Callable[[World], None], well: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the other does, and whenever: no traffic stays with a canary, and all that is recorded is so."""
     monkeypatch.setattr("visionloop.stores.lane_lock.WAIT_SECONDS", 0.01)
@@ -60,7 +55,7 @@ def test_somebody_else_comes_between_at_each_change(
         def between() -> None:
             came.append(number)  # noqa: B023
             with suppress(StageError, StoreError):
-                other(world, world.connect())
+                other(world)
 
         with suppress(StageError, StoreError):
             world.go(inputs, world.connect(dies_after=number, then=between))
