@@ -1,12 +1,13 @@
 """Measure the endpoint against onnxruntime in process, and beside other model servers.
 
-Every figure is a ratio within a round; a round visits everybody, and the median over the rounds counts. The load is one
-process (`serving_bench/load.py`) on the same cores, the same for all. Writes `.visionloop/bench/serving.json`; a
-measurement, not a test: exits 0 whether or not the goals hold. Ten minutes on two
-cores, where the other servers are installed already.
+The two sides of a comparison are measured for two seconds each, one straight after the other, again and again, and
+the middle half of their ratios is averaged: so a machine whose speed changes from minute to minute decides nothing.
+The load is one process (`serving_bench/load.py`) on the same cores, the same for all. Writes
+`.visionloop/bench/serving.json`; a measurement, not a test: exits 0 whether or not the goals hold. A quarter of an hour
+on two cores.
 
     python tools/bench_serving.py                    all
-    python tools/bench_serving.py --rounds 1 --seconds 2 --without-rivals
+    python tools/bench_serving.py --turns 3 --without-rivals
 """
 
 import argparse
@@ -35,6 +36,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import trim_mean
 from serving_bench.bare_envoy import bare_envoy
 from serving_bench.contenders import Images, Protocol, Rival, kserve, rivals, running, version_of
 
@@ -73,12 +75,16 @@ AT_LEAST = {"resnet18_1_image_c64", "resnet18_16_images", "demo_64_images", "ahe
 """The other goals are upper bounds."""
 
 CONNECTIONS, FEW = 64, 8
+BESIDE = 3
+"""How often a rival and the endpoint take turns while the rival is up."""
+ROUNDS = 2
+"""How often each rival is started."""
 CORES = os.cpu_count() or 1
 SHOWN = 256
 ANSWERS_DIFFER = 1e-3
 Ask = Callable[[Images], NDArray[np.float32]]
-Round = dict[str, float]
-"""Figure -> value, of one round."""
+Turn = dict[str, float]
+"""Figure -> value, of one turn."""
 
 
 class Way(NamedTuple):
@@ -104,20 +110,26 @@ class Model:
         return self.project.name
 
 
+class Ports(NamedTuple):
+    """Of HTTP: of the stable lane, of a bare Envoy before it, of the endpoint."""
+
+    direct: int
+    bare: int
+    through: int
+
+
 @dataclass
 class Bench:
-    """How long, how often, with whom."""
+    """How long, with whom."""
 
     seconds: float
-    warm_seconds: float
-    rounds: int
     rivals: list[Rival] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
     """What was not answered, by contender."""
 
     def load(self, who: str, protocol: Protocol, port: int, images: Images, connections: int) -> dict[str, float]:
         """Images a second, p50 and p99 in ms."""
-        asked = {"port": port, "connections": connections, "warm_seconds": self.warm_seconds, "seconds": self.seconds}
+        asked = {"port": port, "connections": connections, "warm_seconds": self.seconds / 3, "seconds": self.seconds}
         request = base64.b64encode(protocol.request(images, port)).decode()
         done = subprocess.run(
             [sys.executable, LOAD], input=json.dumps({**asked, "request": request}), check=True, capture_output=True,
@@ -134,36 +146,39 @@ class Bench:
 
 
 def main() -> None:
-    """Make the models, start the endpoint, go round."""
-    bench, without = options()
-    began = time.monotonic()
+    """Make the models, start the endpoint, take turns, then the rivals."""
+    asked, began = options(), time.monotonic()
     BENCH.mkdir(parents=True, exist_ok=True)
+    bench = Bench(asked.seconds)
     resnet, demo = made("resnet18", 64, 3, int8=False), made("small_cnn", 28, 1, int8=True)
     files = {name: BENCH / name for name in ("rivals.onnx", "rivals-mlflow", "rivals.log")}
-    if not without:
+    if not asked.without_rivals:
         others = prepare_rivals()
         save_for_rivals(resnet, files)
         bench.rivals = rivals(others, files["rivals-mlflow"])
-    found = []
-    with endpoint([resnet, demo]) as (direct, through, url):
-        for number in range(bench.rounds):
-            say(f"round {number + 1} of {bench.rounds}", began)
-            found.append(one_round(bench, resnet, demo, direct, through, url) | rivals_round(bench, resnet, files))
-    report = reported(bench, found, resnet, demo, time.monotonic() - began)
+    turns: list[Turn] = []
+    beside: dict[str, list[Turn]] = {rival.name: [] for rival in bench.rivals}
+    with endpoint([resnet, demo]) as (direct, through, url), bare_envoy(BENCH, direct) as bare:
+        for number in range(asked.turns):
+            say(f"turn {number + 1} of {asked.turns}", began)
+            turns.append(one_turn(bench, resnet, demo, Ports(direct, bare, through), url))
+        for _ in range(ROUNDS):
+            for rival in bench.rivals:
+                beside[rival.name] += rival_turns(bench, rival, resnet, through, files)
+    report = reported(bench, turns, beside, resnet, demo, time.monotonic() - began)
     (BENCH / "serving.json").write_text(json.dumps(report, indent=1) + "\n")
     show(report)
 
 
-def options() -> tuple[Bench, bool]:
+def options() -> argparse.Namespace:
     """As the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=8, choices=range(1, 101), metavar="N", help="1 to 100")
     parser.add_argument(
-        "--seconds", type=float, default=6.0, help="of each measurement, after a third of it unmeasured"
+        "--seconds", type=float, default=2.0, help="of each measurement, after a third of it unmeasured"
     )
     parser.add_argument("--without-rivals", action="store_true")
-    asked = parser.parse_args()
-    return Bench(asked.seconds, asked.seconds / 3, asked.rounds), asked.without_rivals
+    return parser.parse_args()
 
 
 def made(backbone: str, side: int, channels: int, *, int8: bool) -> Model:
@@ -269,50 +284,51 @@ def captured(model: Model, percent: float) -> None:
     connect_stores(load_settings()).routes.set(project, stable=100, canary=0)
 
 
-def one_round(bench: Bench, resnet: Model, demo: Model, direct: int, through: int, url: str) -> Round:
-    """In process, straight to Triton, through a bare Envoy and ours, and with our own client."""
+def one_turn(bench: Bench, resnet: Model, demo: Model, ports: Ports, url: str) -> Turn:
+    """In process, straight to Triton, through a bare Envoy and ours, by our client; what a goal compares adjoins."""
     one, many = resnet.images[:1], resnet.images[:16]
     protocol, demos = kserve(resnet.name), kserve(demo.name)
-    check(resnet, lambda images: protocol.ask(images, direct))
-    check(demo, lambda images: demos.ask(images, direct))
-    found = {
-        "resnet_in_process": speed(resnet, bench.seconds),
-        "resnet_in_process_p50": in_process_p50_ms(resnet.data, one, CORES, bench.seconds / 2),
-    }
-    found |= named("resnet_direct", bench.load("direct", protocol, direct, one, CONNECTIONS))
-    with bare_envoy(BENCH, direct) as bare:
-        found |= named("resnet_bare_envoy", bench.load("bare envoy", protocol, bare, one, CONNECTIONS))
-        found |= named("resnet_bare_envoy_c1", bench.load("bare envoy", protocol, bare, one, 1))
-    found |= named("resnet_envoy", bench.load("envoy", protocol, through, one, CONNECTIONS))
+    check(resnet, lambda images: protocol.ask(images, ports.direct))
+    check(demo, lambda images: demos.ask(images, ports.direct))
+    found = named("resnet_direct_16", bench.load("direct", protocol, ports.direct, many, FEW))
+    found["resnet_in_process"] = speed(resnet, bench.seconds)
+    found |= named("resnet_direct", bench.load("direct", protocol, ports.direct, one, CONNECTIONS))
+    found |= named("resnet_bare_envoy", bench.load("bare envoy", protocol, ports.bare, one, CONNECTIONS))
+    found |= named("resnet_direct_again", bench.load("direct", protocol, ports.direct, one, CONNECTIONS))
+    found |= named("resnet_envoy", bench.load("envoy", protocol, ports.through, one, CONNECTIONS))
     captured(resnet, 10)
-    found |= named("resnet_captured", bench.load("captured", protocol, through, one, CONNECTIONS))
+    found |= named("resnet_captured", bench.load("captured", protocol, ports.through, one, CONNECTIONS))
     captured(resnet, 0)
-    found |= named("resnet_direct_16", bench.load("direct", protocol, direct, many, FEW))
-    found |= named("resnet_direct_c1", bench.load("direct", protocol, direct, one, 1))
-    found |= named("resnet_envoy_c1", bench.load("envoy", protocol, through, one, 1))
+    found["resnet_in_process_p50"] = in_process_p50_ms(resnet.data, one, CORES, bench.seconds)
+    found |= named("resnet_direct_c1", bench.load("direct", protocol, ports.direct, one, 1))
+    found |= named("resnet_bare_envoy_c1", bench.load("bare envoy", protocol, ports.bare, one, 1))
+    found |= named("resnet_direct_c1_again", bench.load("direct", protocol, ports.direct, one, 1))
+    found |= named("resnet_envoy_c1", bench.load("envoy", protocol, ports.through, one, 1))
     found["resnet_client"] = by_client(url, resnet, bench.seconds)
+    found |= named("demo_direct_64", bench.load("direct", demos, ports.direct, demo.images[:64], FEW))
     found["demo_in_process"] = speed(demo, bench.seconds)
-    found |= named("demo_direct_64", bench.load("direct", demos, direct, demo.images[:64], FEW))
-    found |= named("demo_direct_1", bench.load("direct", demos, direct, demo.images[:1], CONNECTIONS))
+    found |= named("demo_direct_1", bench.load("direct", demos, ports.direct, demo.images[:1], CONNECTIONS))
     found["demo_client"] = by_client(url, demo, bench.seconds)
     return found
 
 
-def rivals_round(bench: Bench, model: Model, files: Mapping[str, Path]) -> Round:
-    """Each rival alone, started and ended."""
-    found: Round = {}
+def rival_turns(bench: Bench, rival: Rival, model: Model, through: int, files: Mapping[str, Path]) -> list[Turn]:
+    """One start of the rival, and the endpoint beside it; idle servers take memory and no processor."""
     side = ",".join(str(length) for length in model.images.shape[1:])
     environ = {
         "MODEL": str(files["rivals.onnx"]), "SHAPE": side, "THREADS": str(CORES),
         "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(BENCH / "bentoml"), "MLFLOW_DISABLE_TELEMETRY": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
     }  # fmt: skip
-    for rival in bench.rivals:
-        with running(rival, environ, files["rivals.log"], model.images[:1]) as port:
-            check(model, lambda images, port=port, rival=rival: rival.protocol.ask(images, port), at_once=1)
-            figures = bench.load(rival.name, rival.protocol, port, model.images[:1], CONNECTIONS)
-        found |= named(rival.name, figures)
-        say(f"  {rival.name}: {figures['rate']:.0f} images/s, p99 {figures['p99']:.0f} ms")
+    one, found = model.images[:1], []
+    with running(rival, environ, files["rivals.log"], one) as port:
+        check(model, lambda images: rival.protocol.ask(images, port), at_once=1)
+        for _ in range(BESIDE):
+            theirs = bench.load(rival.name, rival.protocol, port, one, CONNECTIONS)
+            ours = bench.load("envoy", kserve(model.name), through, one, CONNECTIONS)
+            found.append(named("theirs", theirs) | named("ours", ours))
+    typical = medians(found)
+    say(f"  {rival.name}: {typical['theirs.rate']:.0f} images/s, ours beside it {typical['ours.rate']:.0f}")
     return found
 
 
@@ -341,7 +357,7 @@ def check(model: Model, ask: Ask, *, at_once: int = 4) -> None:
             raise RuntimeError(f"{model.name}: an answer differs by {difference:.4f} from that in process")
 
 
-def named(name: str, figures: Mapping[str, float]) -> Round:
+def named(name: str, figures: Mapping[str, float]) -> Turn:
     """With the contender's name before each."""
     return {f"{name}.{figure}": value for figure, value in figures.items()}
 
@@ -377,12 +393,16 @@ def save_for_rivals(model: Model, files: Mapping[str, Path]) -> None:
     mlflow.onnx.save_model(proto, files["rivals-mlflow"], signature=signature, pip_requirements=["onnxruntime"])
 
 
-def reported(bench: Bench, found: list[Round], resnet: Model, demo: Model, seconds: float) -> dict[str, Any]:
+def reported(
+    bench: Bench, turns: list[Turn], beside: Mapping[str, list[Turn]], resnet: Model, demo: Model, seconds: float
+) -> dict[str, Any]:
     """The measures with their goals, what each contender did, and on what."""
+    comparisons = compared(turns) | ahead(beside)
     return {
-        "measures": {name: entry(name, value) for name, value in measures(bench, found).items()},
-        "contenders": {name: round(value, 3) for name, value in medians(found).items()},
-        "rounds": [{name: round(value, 3) for name, value in each.items()} for each in found],
+        "measures": {name: entry(name, ratios) for name, ratios in comparisons.items()},
+        "contenders": rounded(medians(turns)),
+        "beside": {name: rounded(medians(found)) for name, found in beside.items()},
+        "turns": [rounded(turn) for turn in turns],
         "unanswered": bench.errors,
         "in_process": {model.name: model.best._asdict() for model in (resnet, demo)},
         "served": {
@@ -395,22 +415,32 @@ def reported(bench: Bench, found: list[Round], resnet: Model, demo: Model, secon
     }
 
 
-def medians(found: list[Round]) -> Round:
-    """Of each figure, over the rounds."""
-    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+def rounded(turn: Turn) -> Turn:
+    """For the report."""
+    return {name: round(value, 3) for name, value in turn.items()}
 
 
-def measures(bench: Bench, found: list[Round]) -> Round:
-    """What the goals are about: each a comparison within a round, the median over the rounds."""
+def medians(turns: list[Turn]) -> Turn:
+    """Of each figure, over the turns."""
+    return {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def middle(ratios: list[float]) -> float:
+    """The mean of the middle half: as hard to mislead as the median, and answers that come in batches round nothing."""
+    return float(trim_mean(ratios, 0.25))
+
+
+def compared(turns: list[Turn]) -> dict[str, list[float]]:
+    """What the goals are about: each a comparison within a turn."""
     made: dict[str, list[float]] = defaultdict(list)
-    for each in found:
+    for each in turns:
         base = each["resnet_in_process"]
         made["resnet18_1_image_c64"].append(each["resnet_direct.rate"] / base)
         made["resnet18_16_images"].append(each["resnet_direct_16.rate"] / base)
         made["resnet18_client"].append(each["resnet_client"] / base)
         made["resnet18_p50_c1_added"].append(each["resnet_direct_c1.p50"] - each["resnet_in_process_p50"])
-        made["envoy_throughput_cost"].append(1 - each["resnet_envoy.rate"] / each["resnet_direct.rate"])
-        made["envoy_p50_added"].append(each["resnet_envoy_c1.p50"] - each["resnet_direct_c1.p50"])
+        made["envoy_throughput_cost"].append(1 - each["resnet_envoy.rate"] / each["resnet_direct_again.rate"])
+        made["envoy_p50_added"].append(each["resnet_envoy_c1.p50"] - each["resnet_direct_c1_again.p50"])
         made["bare_envoy_throughput_cost"].append(1 - each["resnet_bare_envoy.rate"] / each["resnet_direct.rate"])
         made["bare_envoy_p50_added"].append(each["resnet_bare_envoy_c1.p50"] - each["resnet_direct_c1.p50"])
         made["capture_throughput_cost"].append(1 - each["resnet_captured.rate"] / each["resnet_envoy.rate"])
@@ -418,18 +448,31 @@ def measures(bench: Bench, found: list[Round]) -> Round:
         made["demo_client"].append(each["demo_client"] / each["demo_in_process"])
         made["demo_1_image_c64"].append(each["demo_direct_1.rate"] / each["demo_in_process"])
         made["demo_core_us_a_request"].append(1e6 * CORES / each["demo_direct_1.rate"])
-        if bench.rivals:
-            names = [rival.name for rival in bench.rivals]
-            made["ahead_in_throughput"].append(each["resnet_envoy.rate"] / max(each[f"{n}.rate"] for n in names))
-            made["ahead_in_p99"].append(each["resnet_envoy.p99"] / min(each[f"{n}.p99"] for n in names))
-    return {name: statistics.median(values) for name, values in made.items()}
+    return made
 
 
-def entry(name: str, value: float) -> dict[str, Any]:
-    """A measure with its goal."""
+def ahead(beside: Mapping[str, list[Turn]]) -> dict[str, list[float]]:
+    """Of the rival that comes nearest: in throughput, and in p99, which need not be the same."""
+    if not beside:
+        return {}
+    rates = [[each["ours.rate"] / each["theirs.rate"] for each in found] for found in beside.values()]
+    tails = [[each["ours.p99"] / each["theirs.p99"] for each in found] for found in beside.values()]
+    return {
+        "ahead_in_throughput": min(rates, key=middle),
+        "ahead_in_p99": max(tails, key=middle),
+    }
+
+
+def entry(name: str, ratios: list[float]) -> dict[str, Any]:
+    """A measure, the middle half of its turns, and its goal."""
     goal, unit = GOALS.get(name, (None, UNITS.get(name, "x in process")))
+    value = middle(ratios)
     holds = None if goal is None else value >= goal if name in AT_LEAST else value <= goal
-    return {"value": round(value, 3), "goal": goal, "holds": holds, "unit": unit}
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    return {
+        "value": round(value, 3), "middle_half": [round(float(low), 3), round(float(high), 3)],
+        "goal": goal, "holds": holds, "unit": unit,
+    }  # fmt: skip
 
 
 def say(text: str, since: float | None = None) -> None:
@@ -440,16 +483,18 @@ def say(text: str, since: float | None = None) -> None:
 def show(report: dict[str, Any]) -> None:
     """The tables that a person reads."""
     console = Console()
-    table = Table("measure", "value", "goal", "holds")
+    table = Table("measure", "value", "middle half", "goal", "holds")
     for name, measure in report["measures"].items():
         bound = "" if measure["goal"] is None else f"{'>=' if name in AT_LEAST else '<='} {measure['goal']}"
         holds = "" if measure["holds"] is None else str(measure["holds"])
-        table.add_row(name, f"{measure['value']} {measure['unit']}", bound, holds)
+        half = " to ".join(str(end) for end in measure["middle_half"])
+        table.add_row(name, f"{measure['value']} {measure['unit']}", half, bound, holds)
     console.print(table)
     beside = Table("ResNet-18, one image a request, 64 connections", "images/s", "p50 ms", "p99 ms")
-    figures = report["contenders"]
-    for name in ("resnet_direct", "resnet_bare_envoy", "resnet_envoy", "resnet_captured", *report["rivals"]):
-        beside.add_row(name, *(f"{figures[f'{name}.{figure}']:.1f}" for figure in ("rate", "p50", "p99")))
+    rows = [(name, report["contenders"], f"resnet_{name}") for name in ("direct", "bare_envoy", "envoy", "captured")]
+    rows += [(name, found, "theirs") for name, found in report["beside"].items()]
+    for name, found, key in rows:
+        beside.add_row(name, *(f"{found[f'{key}.{figure}']:.1f}" for figure in ("rate", "p50", "p99")))
     console.print(beside)
     if report["unanswered"]:
         console.print(f"not answered: {report['unanswered']}")

@@ -451,7 +451,7 @@ def _doubled(node: yaml.Node | None) -> yaml.ScalarNode | None:
 
 
 def _explained(fault: ErrorDetails, root: yaml.Node | None, path: Path) -> str:
-    place = [part for part in fault["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    place = list(fault["loc"])
     line = _line(root, place)
     dotted = ".".join(map(str, place)) or "the file"
     if fault["type"] == "extra_forbidden":

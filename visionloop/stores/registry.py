@@ -5,10 +5,10 @@ MLflow's client is imported when the first call needs it; a server that is down 
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from visionloop.errors import ConfigError, NotFound, StoreError
@@ -190,18 +190,18 @@ class Registry:
             if version is None:
                 self._client.delete_registered_model_alias(project, CHAMPION)
             else:
-                self._client.set_registered_model_alias(project, CHAMPION, str(version))
+                self._set_alias(project, CHAMPION, version)
 
     def set_challenger(self, project: str, version: int) -> None:
         """Move the alias."""
         with self._speaking():
-            self._client.set_registered_model_alias(project, CHALLENGER, str(version))
+            self._set_alias(project, CHALLENGER, version)
 
     def tag(self, project: str, version: int, tags: Mapping[str, str]) -> None:
         """Tags of a version, overwriting those of the same name."""
         with self._speaking():
             for key, value in tags.items():
-                self._client.set_model_version_tag(project, str(version), key, value)
+                self._merged(partial(self._client.set_model_version_tag, project, str(version), key, value))
 
     @cached_property
     def _client(self) -> Any:
@@ -287,6 +287,20 @@ class Registry:
 
     def _of_candidate(self, project: str, candidate: str) -> list[RegisteredVersion]:
         return [item for item in self.versions(project) if item.candidate == candidate]
+
+    def _set_alias(self, project: str, alias: str, version: int) -> None:
+        self._merged(partial(self._client.set_registered_model_alias, project, alias, str(version)))
+
+    def _merged(self, write: Callable[[], object]) -> None:
+        """Of two processes that make a row at once MLflow's database refuses one, which then finds the row there."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            write()
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            write()
 
     def _alias(self, project: str, alias: str) -> RegisteredVersion | None:
         try:

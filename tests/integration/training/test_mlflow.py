@@ -92,6 +92,18 @@ def test_many_at_once_register_one_version(cluster: Cluster, registry: Registry)
     assert register(registry, "models", "another", run).version > kept.version
 
 
+def test_many_at_once_set_an_alias_and_a_tag_that_nobody_has_set(cluster: Cluster, registry: Registry) -> None:
+    run = registry.run("firsts", "r1", name="one")
+    versions = {name: register(registry, name, f"of-{name}", run).version for name in ("firsts", "second", "third")}
+    others = [connect(cluster.settings).registry for _ in range(6)]
+    with ThreadPoolExecutor(len(others)) as pool:
+        for name, version in versions.items():
+            list(pool.map(lambda other, name=name, version=version: other.set_challenger(name, version), others))
+            list(pool.map(lambda other, name=name, version=version: other.tag(name, version, {"k": "v"}), others))
+            challenger = registry.challenger(name)
+            assert challenger is not None and (challenger.version, challenger.tags["k"]) == (version, "v")
+
+
 def test_aliases_move(registry: Registry) -> None:
     assert registry.champion("nobody") is None and registry.challenger("nobody") is None
     run = registry.run("aliases", "r1", name="one")

@@ -14,7 +14,7 @@ from visionloop.training.checkpoints import Checkpoint
 from visionloop.training.loop import EpochEnd, Recipe, Shard, train
 from visionloop.training.samples import COLUMNS, Samples, read_samples
 
-EPOCHS = 8
+EPOCHS = 5
 SEED = 7
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from visionloop.errors import ConfigError
@@ -136,6 +136,8 @@ def test_an_unknown_project_names_the_nearest(tmp_path: Path) -> None:
         st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
     )
 )
+@example({"constrained-": None})
+@example({"data": {"function-x": [1]}})
 def test_no_document_breaks_the_parser(document: object) -> None:
     """Whatever YAML holds: a Project or a ConfigError that names the file, never another exception."""
     try:
