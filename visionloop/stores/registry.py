@@ -201,7 +201,7 @@ class Registry:
         """Tags of a version, overwriting those of the same name."""
         with self._speaking():
             for key, value in tags.items():
-                self._merged(partial(self._client.set_model_version_tag, project, str(version), key, value))
+                _merged(partial(self._client.set_model_version_tag, project, str(version), key, value))
 
     @cached_property
     def _client(self) -> Any:
@@ -231,16 +231,11 @@ class Registry:
         return StoreError(f"MLflow at {self.url} refused: {_first_line(error)}")
 
     def _experiment(self, project: str) -> str:
-        from mlflow.exceptions import MlflowException
-
         found = self._client.get_experiment_by_name(project)
         if found is None:
-            try:
+            with _passing("RESOURCE_ALREADY_EXISTS"):
                 return str(self._client.create_experiment(project))
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = self._client.get_experiment_by_name(project)
+            found = self._client.get_experiment_by_name(project)
         if found is None or found.lifecycle_stage != "active":
             raise ConfigError(f"the MLflow experiment {project} was deleted: restore it (`mlflow experiments restore`)")
         return str(found.experiment_id)
@@ -250,23 +245,13 @@ class Registry:
         return [run.info.run_id for run in found]
 
     def _ensure_model(self, project: str) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with _passing("RESOURCE_ALREADY_EXISTS"):
             self._client.create_registered_model(project)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
     def _delete_version(self, project: str, version: int) -> None:
         """Another process may have found the same double: it is gone, whoever deleted it."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with _passing("RESOURCE_DOES_NOT_EXIST"):
             self._client.delete_model_version(project, str(version))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
 
     def _logged_model(self, project: str, candidate: str, run_id: str) -> str:
         """MLflow 3 wants the logged model that a version comes from."""
@@ -289,18 +274,7 @@ class Registry:
         return [item for item in self.versions(project) if item.candidate == candidate]
 
     def _set_alias(self, project: str, alias: str, version: int) -> None:
-        self._merged(partial(self._client.set_registered_model_alias, project, alias, str(version)))
-
-    def _merged(self, write: Callable[[], object]) -> None:
-        """Of two processes that make a row at once MLflow's database refuses one, which then finds the row there."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            write()
-        except MlflowException as error:
-            if error.error_code != "BAD_REQUEST":
-                raise
-            write()
+        _merged(partial(self._client.set_registered_model_alias, project, alias, str(version)))
 
     def _alias(self, project: str, alias: str) -> RegisteredVersion | None:
         try:
@@ -309,6 +283,26 @@ class Registry:
         except NotFound:
             return None
         return None if version is None else self.version(project, int(version))
+
+
+@contextmanager
+def _passing(error_code: str) -> Iterator[None]:
+    """Let this refusal pass: another process was sooner."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != error_code:
+            raise
+
+
+def _merged(write: Callable[[], object]) -> None:
+    """Of two processes that make a row at once MLflow's database refuses one, which then finds the row there."""
+    with _passing("BAD_REQUEST"):
+        write()
+        return
+    write()
 
 
 def _version(found: Any) -> RegisteredVersion:
