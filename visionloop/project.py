@@ -451,7 +451,7 @@ def _doubled(node: yaml.Node | None) -> yaml.ScalarNode | None:
 
 
 def _explained(fault: ErrorDetails, root: yaml.Node | None, path: Path) -> str:
-    place = list(fault["loc"])
+    place = fault["loc"]
     line = _line(root, place)
     dotted = ".".join(map(str, place)) or "the file"
     if fault["type"] == "extra_forbidden":
@@ -465,7 +465,7 @@ def _explained(fault: ErrorDetails, root: yaml.Node | None, path: Path) -> str:
     return f"{path}:{line}: {dotted}: {message}, found {_shown(fault['input'])}"
 
 
-def _line(node: yaml.Node | None, place: list[int | str]) -> int:
+def _line(node: yaml.Node | None, place: tuple[int | str, ...]) -> int:
     """1-based line of the deepest part of `place` that the file has."""
     line = 1
     for part in place:
@@ -486,7 +486,7 @@ def _child(node: yaml.Node | None, part: int | str) -> tuple[yaml.Node | None, y
     return None, None
 
 
-def _keys_at(place: list[int | str]) -> list[str]:
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
     kind: Any = Project
     for part in place:
         if isinstance(part, str):

@@ -55,6 +55,8 @@ def test_a_minimal_file_gets_the_documented_defaults() -> None:
         ("packaging: {variants: [fp32, int4]}\nrelease:", "release:", 8, ["packaging.variants", "'int8'", "'int4'"]),
         ("packaging: {variants: [int8, int8]}\nrelease:", "release:", 8, ["packaging.variants", "more than once"]),
         ("packaging: {max_los: 0.1}\nrelease:", "release:", 8, ["`packaging.max_los`", "did you mean `max_loss`?"]),
+        ("constrained-: 1\nrelease:", "release:", 8, ["unknown key `constrained-`, expected one of data,"]),
+        ("  function-x: 1\n  image:", "  image:", 4, ["unknown key `task.function-x`, expected one of classes,"]),
         ("project: P!", "project: p", 1, ["project", "'P!'"]),
         (
             "  image: {height: big, width: 28, channels: 1}",
